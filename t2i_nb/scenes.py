@@ -467,7 +467,8 @@ def draw(scenes: Sequence[Scene], d: Tensor) -> Tensor:
     colors = torch.stack(floor_colors(lit_by(w, w.light)))  # [3 parts, 3, n]
     image = colors.permute(2, 1, 0) @ parts  # [n, 3, rays]
     o, ray, t = candidates(w, d)
-    o, ray, t = (take(x, nearest(w, o, ray, t, rays)) for x in (o, ray, t))
+    first = nearest(w, o, ray, t, rays)
+    o, ray, t = (take(x, first) for x in (o, ray, t))
     d = take(d, ray)
     color = shade(w, o, eye + t * d, d).clamp(0, 1)
     for channel in range(3):
