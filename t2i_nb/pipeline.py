@@ -14,7 +14,7 @@ from typing import Iterator, Sequence
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .latents import decode, write_text
@@ -280,5 +280,6 @@ def save_model(model: TextToImage, folder: Path) -> Path:
 def save_weights(network: nn.Module, path: Path) -> None:
     "Write a network's weights in half precision, under a temporary name first."
     partial = path.with_suffix(".part")
-    save_file({name: value.detach().half().contiguous().cpu() for name, value in network.state_dict().items()}, partial, {"format": "pt"})
+    tensors = {name: value.detach().half().contiguous().cpu() for name, value in network.state_dict().items()}
+    partial.write_bytes(save(tensors, {"format": "pt"}))  # safetensors' own save_file makes files that only their owner can read
     partial.replace(path)

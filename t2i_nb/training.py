@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import threading
 import time
 import zlib
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'Shuffled', 'TrainingConfig', 'check_training_config', 'History',
            'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint', 'read_checkpoint',
            'latest_checkpoint', 'make_accelerator', 'Run', 'start_run', 'train_step', 'save_run', 'resume_run',
-           'averaged', 'Display', 'in_notebook', 'train', 'log']
+           'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'train', 'is_due', 'look', 'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -403,6 +405,25 @@ def in_notebook() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
+# %% ../nbs/20_training.ipynb #643e5225
+@contextmanager
+def unbroken_steps():
+    "Within this context Ctrl-C only takes note: the function that it yields raises KeyboardInterrupt at a moment of our choice."
+    pressed = []
+
+    def stop_if_asked() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+        yield stop_if_asked
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield stop_if_asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 # %% ../nbs/20_training.ipynb #d538e541
 def train(
     run: Run,  # started, perhaps resumed
@@ -413,33 +434,53 @@ def train(
     name: str = "training",  # on the progress bar
 ) -> History:
     "Train until the budget of steps or minutes is spent. Ctrl-C, or a notebook's stop button, saves a checkpoint first."
-    config, display = run.config, Display(run, name)
-    if config.tensorboard:
+    display = Display(run, name)
+    if run.config.tensorboard:
         run.accelerator.init_trackers(name)
-    due = lambda every: every and (run.progress >= 1 or run.step % every == 0)
     try:
-        while run.progress < 1:
-            begun = time.perf_counter()
-            value = train_step(run, loss, batches)
-            if validate and due(config.validate_every):
-                with averaged(run) as network:
-                    run.history.validation.append([run.step, float(validate(network))])
-                display.plot(run)
-            if sample and due(config.sample_every):
-                with averaged(run) as network:
-                    sample(network, run.step)
-            run.history.seconds += time.perf_counter() - begun
-            log(run, value)
-            display.update(run, value)
-            if due(config.checkpoint_every):
-                save_run(run)
+        with unbroken_steps() as stop_if_asked:
+            while run.progress < 1:
+                stop_if_asked()
+                begun = time.perf_counter()
+                value = train_step(run, loss, batches)
+                look(run, display, validate, sample)
+                run.history.seconds += time.perf_counter() - begun
+                log(run, value)
+                display.update(run, value)
+                if is_due(run, run.config.checkpoint_every):
+                    save_run(run)
     except KeyboardInterrupt:
         saved = save_run(run)
         display.bar.write(f"Stopped at step {run.step}." + (f" The checkpoint {saved} is there to go on from." if saved else ""))
         raise
     finally:
         display.bar.close()
+        run.accelerator.end_training()
     return run.history
+
+# %% ../nbs/20_training.ipynb #1e3eec68
+def is_due(
+    run: Run,
+    every: int,  # steps; 0 is never
+) -> bool:
+    "Whether something that happens every so many steps, and at the end, happens now."
+    return bool(every) and (run.progress >= 1 or run.step % every == 0)
+
+
+def look(
+    run: Run,
+    display: Display,
+    validate: Callable[[nn.Module], float] | None,
+    sample: Callable[[nn.Module, int], object] | None,
+) -> None:
+    "Validate and draw samples with the averaged weights, where it is due."
+    if validate and is_due(run, run.config.validate_every):
+        with averaged(run) as network:
+            run.history.validation.append([run.step, float(validate(network))])
+        display.plot(run)
+    if sample and is_due(run, run.config.sample_every):
+        with averaged(run) as network:
+            sample(network, run.step)
 
 # %% ../nbs/20_training.ipynb #468e612e
 def log(
