@@ -14,8 +14,8 @@ from pathlib import Path
 import rich_click as click
 
 # %% auto #0
-__all__ = ['check_output', 'save_picture', 'slug', 'save_pictures', 'Commands', 'complain', 'version', 'main', 'generate',
-           'choose_data', 'train']
+__all__ = ['check_output', 'save_picture', 'slug', 'save_pictures', 'Commands', 'complain', 'examples', 'version', 'main',
+           'generate', 'choose_data', 'train']
 
 # %% ../nbs/26_command_line.ipynb #f74c75cc
 def check_output(
@@ -101,6 +101,13 @@ def complain(
     return 2
 
 # %% ../nbs/26_command_line.ipynb #50fcab14
+def examples(
+    *lines: str,  # commands to copy
+) -> str:  # for the end of a command's help
+    "Examples, one a line."
+    return "\n\n".join(("Examples:", *lines))
+
+
 def version() -> str:
     "The package's version."
     from t2i_nb import __version__
@@ -117,11 +124,10 @@ def main():
     """
 
 # %% ../nbs/26_command_line.ipynb #c829dc8b
-@main.command(epilog="""Examples:\n
-\b
-  t2i generate "two small green cones" --out cones.png
-  t2i generate "a red sphere" "a blue cube at night" -n 4 --out pictures
-  t2i generate "a shiny ball" --model runs/mine --steps 50 --sampler ddim --seed 7""")
+@main.command(epilog=examples(
+    't2i generate "two small green cones" --out cones.png',
+    't2i generate "a red sphere" "a blue cube at night" -n 4 --out pictures',
+    't2i generate "a shiny ball" --model runs/mine --sampler ddim --seed 7'))
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @click.option("--model", default="scenes", show_default=True, help="A shipped model's name, or a model's folder.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True, help="A .png file (a grid, for several pictures), or a folder.")
@@ -153,21 +159,24 @@ def choose_data(
     recipe,  # a Recipe: its size
 ) -> tuple:  # training data, test data; (None, None) for scenes
     "Open the data that a user named. Raises ValueError or FileNotFoundError with one sentence."
+    from torch.utils.data import ConcatDataset
+
     from t2i_nb.data import open_data
 
     if spec == "scenes":
         return None, None
-    data = open_data(spec, recipe.size, "train")
+    data, test_data = open_data(spec, recipe.size, "train"), open_data(spec, recipe.size, "test")
     for path, reason in getattr(data, "skipped", [])[:10]:
         print(f"t2i: left out {path}: {reason}", file=sys.stderr)
-    return data, open_data(spec, recipe.size, "test")
+    if len(data) + len(test_data) < 200:  # too few to spare any
+        data = ConcatDataset([data, test_data])
+    return data, test_data
 
 # %% ../nbs/26_command_line.ipynb #86a857fe
-@main.command(epilog="""Examples:\n
-\b
-  t2i train --out runs/mine --minutes 30
-  t2i train --out runs/mine --resume
-  t2i train --data folder:photos --config small.toml --out runs/photos --steps 2000""")
+@main.command(epilog=examples(
+    "t2i train --out runs/mine --minutes 30",
+    "t2i train --out runs/mine --resume",
+    "t2i train --data folder:photos --out runs/photos --steps 2000"))
 @click.option("--data", default="scenes", show_default=True, help="scenes, emoji, folder:PATH or hub:NAME.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/model"), show_default=True, help="The run's folder; in the end it holds the model.")
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe in TOML; what it doesn't name keeps its default.")
@@ -190,3 +199,8 @@ def train(data, out, config, minutes, steps, seed, resume, device):
     train_data, test_data = choose_data(data, recipe)
     train_text_to_image(out, recipe, train_data, test_data, resume, device, say=lambda line: print(line, file=sys.stderr))
     print(out)
+
+# %% ../nbs/26_command_line.ipynb #742ee7cd
+#| eval: false
+if __name__ == "__main__":
+    main()

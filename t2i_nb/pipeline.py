@@ -136,6 +136,7 @@ def check_settings(
     size: int,  # of a picture's side, in pixels
     multiple: int,  # that the size must be divisible by
     schedule_steps: int = 1000,  # the most steps there can be
+    seed: int = 0,  # of the first picture
 ) -> None:
     "Raise ValueError, in one sentence, for a setting that makes no sense."
     if sampler not in SAMPLERS:
@@ -145,6 +146,8 @@ def check_settings(
             raise ValueError(f"{name} is {value!r}, but must be a whole number from 1 to {most}.")
     if not isinstance(guidance, (int, float)) or not math.isfinite(guidance) or guidance < 0:
         raise ValueError(f"guidance is {guidance!r}, but must be a number, 0 or more (1 is none, 3 is usual).")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63 - n:
+        raise ValueError(f"seed is {seed!r}, but must be a whole number, 0 or more.")
     if size % multiple:
         raise ValueError(f"size is {size}, but must be a multiple of {multiple} for this model.")
 
@@ -208,7 +211,8 @@ def sample_latents(model: TextToImage, prompts: Sequence[str], negative: str, se
     texts = [negative] * count * (guidance != 1) + list(prompts)  # negative ones first, as `guided` wants them
     hidden, pooled = model.text_encoder(model.tokenizer(texts).to(device))
 
-    network = lambda x, t: predict(model.unet, x, t, hidden, pooled)
+    words = model.unet.prepare_text(hidden)  # the text is the same in each step
+    network = lambda x, t: predict(model.unet, x, t, words, pooled)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda shape: randn(shape, generators, device)
     x = draw((count, model.unet.config.in_channels, side, side))
@@ -224,9 +228,7 @@ def generate(model: TextToImage, prompts: str | Sequence[str], steps: int | None
     chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
     settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
     size = model.size if size is None else size
-    check_settings(**settings, n=n, size=size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63 - n:
-        raise ValueError(f"seed is {seed!r}, but must be a whole number, 0 or more.")
+    check_settings(**settings, n=n, size=size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
     for text in prompts + [negative] * bool(negative.strip()):
         remark = check_prompt(text, model.tokenizer)
         if remark:

@@ -29,8 +29,8 @@ from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 # %% auto #0
 __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_training', 'Recipe',
            'override', 'read_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'to_floats', 'quiet_start',
-           'train_vae', 'keep_picture', 'write_part', 'text_to_image_loss', 'build_networks', 'train_diffusion',
-           'open_folder', 'kept_recipe', 'train_text_to_image', 'finished_vae']
+           'train_vae', 'keep_picture', 'write_part', 'text_to_image_loss', 'build_networks', 'keep_samples',
+           'train_diffusion', 'open_folder', 'kept_recipe', 'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -252,6 +252,18 @@ def build_networks(
     return nn.ModuleDict({"unet": UNet(recipe.unet), "text_encoder": TextEncoder(text)})
 
 
+def keep_samples(
+    model: TextToImage,  # as it is now
+    prompts: Sequence[str],
+    folder: Path,  # of the run
+    step: int,  # names the picture
+) -> None:
+    "Draw the prompts, keep the grid, and write the model, so that it can be tried while it still learns."
+    pictures = model(list(prompts))
+    keep_picture(image_grid(pictures, 8, labels=list(prompts)), folder / "samples" / f"step-{step:06d}.png")
+    model.save_pretrained(folder)
+
+# %% ../nbs/25_recipe.ipynb #07a18a24
 def train_diffusion(
     vae: VAE,  # trained; to decode samples
     latents: LatentDataset,  # to train on
@@ -280,16 +292,10 @@ def train_diffusion(
     def loss(networks, batch, generator):
         return text_to_image_loss(networks, batch, generator, schedule, recipe.schedule.prediction_type, recipe.min_snr_gamma)
 
-    def sample(networks, step):
-        networks.eval()
-        pictures = model(list(prompts))
-        keep_picture(image_grid(pictures, 8, labels=list(prompts)), folder / "samples" / f"step-{step:06d}.png")
-        model.save_pretrained(folder)
-        networks.train()
-
-    train(run, loss, batch, lambda networks: loss(networks, fixed, step_generator(0, -1, device)), sample, name="text to image")
+    validate = lambda networks: loss(networks, fixed, step_generator(0, -1, device))
+    train(run, loss, batch, validate, lambda networks, step: keep_samples(model, prompts, folder, step), name="text to image")
     run.ema.copy_to(networks)
-    networks.eval().requires_grad_(False)
+    networks.requires_grad_(False)
     model.save_pretrained(folder)
     return model
 
