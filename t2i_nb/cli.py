@@ -183,13 +183,13 @@ def choose_data(
 @click.option("--minutes", type=float, help="How long to train in all.  [default: 30]")
 @click.option("--steps", type=int, help="Instead of minutes: steps of each of the two trainings.")
 @click.option("--seed", type=int, help="Of weights, data order and noise.  [default: 0]")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, with its own settings.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, with its own settings; --minutes or --steps add to its budget.")
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
 def train(data, out, config, minutes, steps, seed, resume, device):
     "Train a VAE, a text encoder and a UNet from nothing, on scenes or on your own pictures."
     from dataclasses import replace
 
-    from t2i_nb.recipe import read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
+    from t2i_nb.recipe import extend_run, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
 
     if minutes is not None and steps is not None:
         raise ValueError("Give --minutes or --steps, not both.")
@@ -197,6 +197,8 @@ def train(data, out, config, minutes, steps, seed, resume, device):
     recipe = scale_to_steps(recipe, steps) if steps is not None else scale_to_minutes(recipe, 30 if minutes is None else minutes)
     recipe = replace(recipe, seed=seed) if seed is not None else recipe
     train_data, test_data = choose_data(data, recipe)
+    if resume and (minutes or steps):
+        extend_run(out, minutes, steps)
     train_text_to_image(out, recipe, train_data, test_data, resume, device, say=lambda line: print(line, file=sys.stderr))
     print(out)
 

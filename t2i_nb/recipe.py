@@ -22,7 +22,7 @@ from .pipeline import TextToImage, load_weights, predict, save_weights
 from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer
-from .training import Run, Shuffled, TrainingConfig, resume_run, start_run, step_generator, train
+from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
 from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
@@ -30,7 +30,7 @@ from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_training', 'Recipe',
            'override', 'read_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'to_floats', 'quiet_start',
            'train_vae', 'keep_picture', 'write_part', 'text_to_image_loss', 'build_networks', 'keep_samples',
-           'train_diffusion', 'open_folder', 'kept_recipe', 'train_text_to_image', 'finished_vae']
+           'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run', 'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -324,6 +324,21 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
 def kept_recipe(folder: Path) -> Recipe:
     "The settings that a run was started with."
     return override(Recipe(), json.loads((folder / "recipe.json").read_text(encoding="utf-8")), "recipe")
+
+
+def extend_run(
+    folder: str | Path,  # of a run
+    minutes: float | None = None,  # this much longer
+    steps: int | None = None,  # or so many steps more
+) -> None:
+    "Give the text-to-image training of a run a larger budget, of the kind that it has. Raises ValueError with one sentence for the other kind."
+    open_folder(Path(folder), Recipe(), resume=True)
+    recipe = kept_recipe(Path(folder))
+    training, timed = recipe.training, recipe.training.minutes is not None
+    if (minutes if timed else steps) is None or (steps if timed else minutes) is not None:
+        raise ValueError(f"This run counts {'minutes' if timed else 'steps'}: extend it with --{'minutes' if timed else 'steps'}.")
+    training = replace(training, minutes=training.minutes + minutes) if timed else replace(training, steps=training.steps + steps)
+    write_text(Path(folder) / "recipe.json", json.dumps(asdict(replace(recipe, training=check_training_config(training))), indent=1))
 
 # %% ../nbs/25_recipe.ipynb #87872d36
 def train_text_to_image(

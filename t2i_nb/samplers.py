@@ -15,10 +15,10 @@ from .diffusion import to_x0
 from .schedules import SPACINGS, Schedule
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'time_steps', 'make_denoiser', 'randn', 'Step', 'Level', 'levels', 'ddpm', 'ddim', 'euler', 'half_log_snr',
-           'dpm_solver', 'combine', 'guide', 'guided']
+__all__ = ['SAMPLERS', 'time_steps', 'make_denoiser', 'Step', 'Level', 'levels', 'ddpm', 'ddim', 'euler', 'half_log_snr',
+           'dpm_solver', 'combine', 'guide', 'guided', 'randn']
 
-# %% ../nbs/04_samplers.ipynb #9f3296e2
+# %% ../nbs/04_samplers.ipynb #39f406ca
 def time_steps(
     schedule_steps: int,  # T, the number of steps the network was trained with
     count: int,  # how many of them to take
@@ -31,13 +31,14 @@ def time_steps(
     if not 1 <= count <= schedule_steps:
         raise ValueError(f"The number of steps is {count}; choose one from 1 to {schedule_steps}.")
     if spacing == "trailing" or (spacing == "linspace" and count == 1):
-        steps = [round(schedule_steps - i * (schedule_steps / count)) - 1 for i in range(count)]
+        gap = schedule_steps - schedule_steps / count - schedule_steps  # rounded as numpy's arange rounds it, so that ties fall alike
+        steps = [round(schedule_steps + i * gap) - 1 for i in range(count)]
     elif spacing == "leading":
         steps = [i * (schedule_steps // count) + offset for i in reversed(range(count))]
     else:
         steps = [round(i * ((schedule_steps - 1) / (count - 1))) for i in reversed(range(count))]
     if steps[0] >= schedule_steps:
-        raise ValueError(f"With offset {offset} the first time step would be {steps[0]}, but the last one there is is {schedule_steps - 1}; take fewer steps.")
+        raise ValueError(f"With offset {offset} the first time step would be {steps[0]}, but the last of the schedule is {schedule_steps - 1}; take fewer steps.")
     return steps
 
 # %% ../nbs/04_samplers.ipynb #9c0b517b
@@ -58,20 +59,6 @@ def make_denoiser(
         return x0 if clip is None else x0.clamp(-clip, clip)
 
     return denoise
-
-# %% ../nbs/04_samplers.ipynb #c780d09a
-def randn(
-    shape: Sequence[int],  # [n, ...]
-    generators: Sequence[torch.Generator] | None = None,  # one CPU generator for each of the n samples; None: torch's own
-    device: torch.device | str = "cpu",  # where the result goes
-    dtype: torch.dtype = torch.float32,  # the result's type
-) -> Tensor:  # standard normal noise [n, ...]
-    "Noise drawn sample by sample, on the CPU and in float32, so that a seed gives the same sample in any batch, on any device and in any type."
-    if generators is None:
-        return torch.randn(*shape).to(device=device, dtype=dtype)
-    if len(generators) != shape[0]:
-        raise ValueError(f"There are {len(generators)} generators for {shape[0]} samples; give one for each.")
-    return torch.stack([torch.randn(*shape[1:], generator=generator) for generator in generators]).to(device=device, dtype=dtype)
 
 # %% ../nbs/04_samplers.ipynb #3065b3f9
 class Step(NamedTuple):
@@ -214,3 +201,17 @@ def guided(
         return combine(unconditional, conditional, scale, rescale)
 
     return model
+
+# %% ../nbs/04_samplers.ipynb #c780d09a
+def randn(
+    shape: Sequence[int],  # [n, ...]
+    generators: Sequence[torch.Generator] | None = None,  # one CPU generator for each of the n samples; None: torch's own
+    device: torch.device | str = "cpu",  # where the result goes
+    dtype: torch.dtype = torch.float32,  # the result's type
+) -> Tensor:  # standard normal noise [n, ...]
+    "Noise drawn sample by sample, on the CPU and in float32, so that a seed gives the same sample in any batch, on any device and in any type."
+    if generators is None:
+        return torch.randn(*shape).to(device=device, dtype=dtype)
+    if len(generators) != shape[0]:
+        raise ValueError(f"There are {len(generators)} generators for {shape[0]} samples; give one for each.")
+    return torch.stack([torch.randn(*shape[1:], generator=generator) for generator in generators]).to(device=device, dtype=dtype)
