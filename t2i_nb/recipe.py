@@ -73,6 +73,7 @@ class Recipe:
     kl_weight: float = 1e-6  # of the VAE's KL divergence
     caption_dropout: float = 0.1  # share of empty captions
     min_snr_gamma: float | None = None  # None: uniform weights
+    time_power: float = 2.0  # time steps are drawn with a density that grows like t ** (time_power - 1); 1: uniform
     seed: int = 0
     vae: VAEConfig = field(default_factory=default_vae)
     vae_training: TrainingConfig = field(default_factory=default_vae_training)
@@ -230,10 +231,12 @@ def text_to_image_loss(
     schedule: Schedule,
     prediction_type: str,
     min_snr_gamma: float | None = None,  # None: uniform weights
+    time_power: float = 1.0,  # above 1: noisy time steps are drawn more often
 ) -> Tensor:  # scalar
     "The loss of latent diffusion with text: MSE between the UNet's answer and its target (LDM, eq. 3)."
     latents, ids = batch
-    t = torch.randint(schedule.steps, (len(latents),), generator=generator, device=latents.device)  # [n]
+    share = torch.rand(len(latents), generator=generator, device=latents.device) ** (1 / time_power)  # in [0, 1), uniform for power 1
+    t = (share * schedule.steps).long().clamp(max=schedule.steps - 1)  # [n]
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     hidden, pooled = networks["text_encoder"](ids)
     output = predict(networks["unet"], q_sample(latents, t, noise, schedule), t, hidden, pooled)
@@ -290,7 +293,7 @@ def train_diffusion(
         return values.to(device), tokenizer(captions).to(device)
 
     def loss(networks, batch, generator):
-        return text_to_image_loss(networks, batch, generator, schedule, recipe.schedule.prediction_type, recipe.min_snr_gamma)
+        return text_to_image_loss(networks, batch, generator, schedule, recipe.schedule.prediction_type, recipe.min_snr_gamma, recipe.time_power)
 
     validate = lambda networks: loss(networks, fixed, step_generator(0, -1, device))
     train(run, loss, batch, validate, lambda networks, step: keep_samples(model, prompts, folder, step), name="text to image")
