@@ -180,7 +180,7 @@ def choose_data(
 @click.option("--data", default="scenes", show_default=True, help="scenes, emoji, folder:PATH or hub:NAME.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/model"), show_default=True, help="The run's folder; in the end it holds the model.")
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe in TOML; what it doesn't name keeps its default.")
-@click.option("--minutes", type=float, help="How long to train in all.  [default: 30]")
+@click.option("--minutes", type=float, help="How long to train in all.  [default: 30, or what the recipe says]")
 @click.option("--steps", type=int, help="Instead of minutes: steps of each of the two trainings.")
 @click.option("--seed", type=int, help="Of weights, data order and noise.  [default: 0]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its own settings; --minutes or --steps add to its budget.")
@@ -194,7 +194,10 @@ def train(data, out, config, minutes, steps, seed, resume, device):
     if minutes is not None and steps is not None:
         raise ValueError("Give --minutes or --steps, not both.")
     recipe = read_recipe(config)
-    recipe = scale_to_steps(recipe, steps) if steps is not None else scale_to_minutes(recipe, 30 if minutes is None else minutes)
+    if steps is not None:
+        recipe = scale_to_steps(recipe, steps)
+    elif minutes is not None or config is None:  # a recipe of one's own says itself how long
+        recipe = scale_to_minutes(recipe, 30 if minutes is None else minutes)
     recipe = replace(recipe, seed=seed) if seed is not None else recipe
     train_data, test_data = choose_data(data, recipe)
     if resume and (minutes or steps):

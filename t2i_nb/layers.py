@@ -104,12 +104,15 @@ def attend(
     q: Tensor,  # what each token looks for [n, heads, m, d]
     k: Tensor,  # what each token of the context has to offer [n, heads, k, d]
     v: Tensor,  # what it hands over [n, heads, k, d]
+    causal: bool = False,  # whether a token looks only at itself and those before it, as in a text encoder
 ) -> Tensor:  # [n, heads, m, d]
     "softmax(q k^T / sqrt(d)) v (Attention Is All You Need, eq. 1)."
     if q.is_cpu and q.shape[2] * k.shape[2] <= 2**16:  # small maps: the fused kernel's backward is six times slower there
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [n, heads, m, k]
+        if causal:
+            scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
         return scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 # %% ../nbs/10_layers.ipynb #4fa1534f
 def split_heads(

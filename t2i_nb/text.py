@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import attend
+
 # %% ../nbs/13_text.ipynb #aae557dc
 # A word with what may sit inside it (accents, apostrophes), or a single character that is neither word nor space.
 PIECES = re.compile(r"[^\W_][^\W_\u0300-\u036f'’]*(?:[\u0300-\u036f'’]+[^\W_\u0300-\u036f'’]*)*|[^\w\s]")
@@ -253,7 +255,7 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self.split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [n, heads, m, d / heads]
+        y = attend(q, k, v, causal=True)  # [n, heads, m, d / heads]
         return self.out_proj(y.transpose(1, 2).flatten(2))  # [n, m, d]
 
 # %% ../nbs/13_text.ipynb #cedf49dc

@@ -293,7 +293,7 @@ def start_run(
         folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config, device, folder)
     network = network.to(accelerator.device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True)
     return Run(network, config, accelerator, accelerator.prepare(optimizer), EMA(network, config.ema_decay), folder)
 
 # %% ../nbs/20_training.ipynb #2747dc86
