@@ -22,12 +22,16 @@ def check_output(
     out: Path,  # a .png file or a folder
 ) -> None:
     "Raise ValueError, in one sentence, if pictures can't be written there."
+    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif"):
+        raise ValueError(f"{out} is no .png: pictures are written as PNG.")
     folder = out.parent if out.suffix.lower() == ".png" else out
     try:
         if out.suffix.lower() == ".png" and out.is_dir():
             raise IsADirectoryError("it is a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".t2i-{os.getpid()}"
+        near = next(place for place in (folder, *folder.absolute().parents) if place.exists())  # what is missing is made when there is something to write
+        if not near.is_dir():
+            raise NotADirectoryError("a file is in the way")
+        probe = near / f".t2i-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as problem:
@@ -39,6 +43,7 @@ def save_picture(
     path: Path,  # ends in .png
 ) -> Path:
     "Write a PNG under a temporary name, then rename it."
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     picture.save(partial, format="PNG")
     partial.replace(path)
@@ -88,7 +93,9 @@ class Commands(click.RichGroup):
             sys.exit(complain("Stopped.") and 130)
         except BrokenPipeError:
             sys.exit(1)
-        except (ValueError, FileNotFoundError) as problem:
+        except (ValueError, OSError) as problem:
+            if os.environ.get("T2I_TRACEBACK"):
+                raise
             sys.exit(complain(str(problem)))
         sys.exit(result if isinstance(result, int) else 0)
 
@@ -166,10 +173,14 @@ def choose_data(
     if spec == "scenes":
         return None, None
     data, test_data = open_data(spec, recipe.size, "train"), open_data(spec, recipe.size, "test")
-    for path, reason in getattr(data, "skipped", [])[:10]:
+    skipped = getattr(data, "skipped", [])
+    for path, reason in skipped[:10]:
         print(f"t2i: left out {path}: {reason}", file=sys.stderr)
+    if len(skipped) > 10:
+        print(f"t2i: left out {len(skipped)} pictures in all", file=sys.stderr)
     if len(data) + len(test_data) < 200:  # too few to spare any
-        data = ConcatDataset([data, test_data])
+        data = test_data = ConcatDataset([data, test_data]) if len(test_data) else data
+        print(f"t2i: only {len(data)} pictures: none is kept aside, so the validation loss is that of pictures trained on", file=sys.stderr)
     return data, test_data
 
 # %% ../nbs/26_command_line.ipynb #86a857fe
@@ -177,7 +188,7 @@ def choose_data(
     "t2i train --out runs/mine --minutes 30",
     "t2i train --out runs/mine --resume",
     "t2i train --data folder:photos --out runs/photos --steps 2000"))
-@click.option("--data", default="scenes", show_default=True, help="scenes, emoji, folder:PATH or hub:NAME.")
+@click.option("--data", help="scenes, emoji, folder:PATH or hub:NAME.  [default: scenes; with --resume, the run's own]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/model"), show_default=True, help="The run's folder; in the end it holds the model.")
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe in TOML; what it doesn't name keeps its default.")
 @click.option("--minutes", type=float, help="How long to train in all.  [default: 30, or what the recipe says]")
@@ -189,18 +200,28 @@ def train(data, out, config, minutes, steps, seed, resume, device):
     "Train a VAE, a text encoder and a UNet from nothing, on scenes or on your own pictures."
     from dataclasses import replace
 
-    from t2i_nb.recipe import extend_run, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
+    from t2i_nb.recipe import extend_run, kept_recipe, open_folder, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
 
     if minutes is not None and steps is not None:
         raise ValueError("Give --minutes or --steps, not both.")
-    recipe = read_recipe(config)
-    if steps is not None:
-        recipe = scale_to_steps(recipe, steps)
-    elif minutes is not None or config is None:  # a recipe of one's own says itself how long
-        recipe = scale_to_minutes(recipe, 30 if minutes is None else minutes)
-    recipe = replace(recipe, seed=seed) if seed is not None else recipe
-    train_data, test_data = choose_data(data, recipe)
-    if resume and (minutes or steps):
+    if resume:
+        if config is not None or seed is not None:
+            raise ValueError("A resumed run keeps the settings that it was started with: leave out --config and --seed.")
+        open_folder(out, None, resume=True)
+        recipe = kept_recipe(out)
+        recipe = replace(recipe, data=data or recipe.data)
+    else:
+        recipe = read_recipe(config)
+        if steps is not None:
+            recipe = scale_to_steps(recipe, steps)
+        elif minutes is not None or config is None:  # a recipe of one's own says itself how long
+            recipe = scale_to_minutes(recipe, 30 if minutes is None else minutes)
+        spec = data or recipe.data
+        spec = f"folder:{Path(spec[7:]).expanduser().resolve()}" if spec.startswith("folder:") else spec
+        recipe = replace(recipe, data=spec, seed=recipe.seed if seed is None else seed)
+        open_folder(out, recipe, resume=False, make=False)  # a folder in use is refused before thousands of pictures are read
+    train_data, test_data = choose_data(recipe.data, recipe)
+    if resume and (minutes is not None or steps is not None):
         extend_run(out, minutes, steps)
     train_text_to_image(out, recipe, train_data, test_data, resume, device, say=lambda line: print(line, file=sys.stderr))
     print(out)

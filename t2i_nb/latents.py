@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from .data import collate
 from .training import Shuffled, checksum, step_generator
-from .vae import VAE
+from .vae import VAE, scale_latents, unscale_latents
 
 # %% auto #0
 __all__ = ['read_batch', 'encode', 'decode', 'write_array', 'write_text', 'data_to_latents', 'LatentDataset', 'LatentBatches',
@@ -41,7 +41,7 @@ def encode(
 ) -> Tensor:  # [n, c, h / f, w / f], about unit variance
     "The latents that diffusion works on: the posterior's mean, scaled (LDM, section 3.3 and appendix G)."
     mean, _ = vae.encode(images)
-    return mean * vae.config.scaling_factor
+    return scale_latents(mean, vae.config)
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def decode(
     latents: Tensor,  # [n, c, h / f, w / f], about unit variance
 ) -> Tensor:  # [n, 3, h, w] in [-1, 1]
     "Pictures from scaled latents."
-    return vae.decode(latents / vae.config.scaling_factor).clamp(-1, 1)
+    return vae.decode(unscale_latents(latents, vae.config)).clamp(-1, 1)
 
 # %% ../nbs/21_latents.ipynb #154f7748
 def write_array(
@@ -82,12 +82,18 @@ def data_to_latents(
     shard_size: int = 4096,  # pictures a file
     name: str = "latents",  # on the progress bar
 ) -> Path:  # the folder
-    "Encode a whole data set into `latents-*.npy`, `captions.jsonl` and `manifest.json`. An interrupted call goes on where it stopped."
+    """Encode a whole data set into `latents-*.npy`, `captions-*.jsonl` and `manifest.json`. An interrupted call goes on where it stopped.
+
+    Raises ValueError where the folder holds latents of other pictures or of another VAE."""
     from tqdm.auto import tqdm
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    device, shards, captions = next(vae.parameters()).device, [], []
+    device, shards, manifest = next(vae.parameters()).device, [], folder / "manifest.json"
+    kept = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    if kept and (kept["count"], kept["scaling_factor"]) != (len(data), vae.config.scaling_factor):
+        raise ValueError(f"{folder} holds {kept['count']} latents of other pictures or another VAE: delete it, or choose another folder.")
+    sums = {shard["file"]: shard["checksum"] for shard in kept.get("shards", [])}  # as they were when they were written
     with tqdm(total=len(data), desc=name, unit=" pictures", dynamic_ncols=True) as bar:
         for number, start in enumerate(range(0, len(data), shard_size)):
             indices = range(start, min(len(data), start + shard_size))
@@ -101,12 +107,14 @@ def data_to_latents(
                     bar.update(len(texts))
                 write_text(words, "\n".join(lines) + "\n")
                 write_array(shard, np.concatenate(parts))
+                sums.pop(shard.name, None)
+            elif len(np.load(shard, mmap_mode="r", allow_pickle=False)) != len(indices):
+                raise ValueError(f"{shard} is of another data set: delete {folder}, or choose another folder.")
             else:
                 bar.update(len(indices))
-            shards.append({"file": shard.name, "captions": words.name, "count": len(indices), "checksum": checksum(shard)})
+            shards.append({"file": shard.name, "captions": words.name, "count": len(indices), "checksum": sums.get(shard.name) or checksum(shard)})
     shape = np.load(folder / shards[0]["file"], mmap_mode="r").shape[1:]
-    manifest = {"count": len(data), "shape": list(shape), "scaling_factor": vae.config.scaling_factor, "shards": shards}
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
+    write_text(manifest, json.dumps({"count": len(data), "shape": list(shape), "scaling_factor": vae.config.scaling_factor, "shards": shards}, indent=1))
     return folder
 
 # %% ../nbs/21_latents.ipynb #abb4554d
@@ -126,7 +134,7 @@ class LatentDataset(Dataset):
             if checksum(folder / shard["file"]) != shard["checksum"]:
                 raise ValueError(f"{folder / shard['file']} is damaged: delete it and run data_to_latents again.")
             self.arrays.append(np.load(folder / shard["file"], mmap_mode="r", allow_pickle=False))
-            self.captions += [json.loads(line) for line in (folder / shard["captions"]).read_text(encoding="utf-8").splitlines()]
+            self.captions += [json.loads(line) for line in (folder / shard["captions"]).read_text(encoding="utf-8").split("\n")[:-1]]  # splitlines() also splits at U+2028
         self.starts = np.cumsum([0] + [len(array) for array in self.arrays])
 
     def __len__(self) -> int:

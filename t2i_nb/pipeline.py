@@ -22,6 +22,7 @@ from .samplers import SAMPLERS, Step, guided, make_denoiser, randn, time_steps
 from .schedules import Schedule, ScheduleConfig
 from .scenes import image_grid, to_pil
 from .text import TextConfig, TextEncoder, Tokenizer
+from .training import check_device
 from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig
 
@@ -108,13 +109,13 @@ def check_prompt(
     if not isinstance(prompt, str):
         raise ValueError(f"A prompt is a sentence, not {type(prompt).__name__}.")
     words, unknown = tokenizer.words(prompt), tokenizer.unknown(prompt)
-    if not words:
+    if not set(words) - {","}:
         raise ValueError("The prompt is empty: describe a picture, for example \"a red sphere left of a blue cube\".")
     room = tokenizer.max_length - 2  # a start and an end token
     if len(words) > room:
-        raise ValueError(f"The prompt has {len(words)} words; this model reads at most {room}: shorten it.")
+        raise ValueError(f"The prompt has {len(words)} words (commas count); this model reads at most {room}: shorten it.")
     named = "; ".join(f"{word!r}{suggest(word, tokenizer)}" for word in list(dict.fromkeys(unknown))[:5])
-    if len(unknown) == len(words):
+    if set(words) - {","} == set(unknown) - {","}:
         raise ValueError(f"This model knows none of the words in the prompt: {named}.")
     return f"This model does not know {named}." if unknown else ""
 
@@ -183,14 +184,23 @@ class TextToImage:
             part.to(device)
         return self
 
-    @torch.inference_mode()
     def stream(self, prompts: Sequence[str], negative: str = "", seeds: Sequence[int] = (0,), steps: int = 20, sampler: str = "dpm",
                guidance: float = 3.0, size: int | None = None) -> Iterator[Step]:
-        "Yield each step (t, x, x0 as latents) of one picture a prompt; prompt number i is drawn with seed number i."
+        "Yield each step (t, x, x0 as latents) of one picture a prompt; prompt number i is drawn with seed number i. Nothing is checked; iterate under `torch.inference_mode()`."
         return sample_latents(self, prompts, negative, seeds, steps, sampler, guidance, size or self.size)
 
-    def __call__(self, prompts: str | Sequence[str], steps: int | None = None, sampler: str | None = None, guidance: float | None = None,
-                 negative: str = "", seed: int = 0, n: int = 1, size: int | None = None, batch_size: int = 16) -> list[Image.Image]:
+    def __call__(
+        self,
+        prompts: str | Sequence[str],  # one sentence or several
+        steps: int | None = None,  # of the sampler, 1 to 1000; None: the model's own
+        sampler: str | None = None,  # "ddpm", "ddim", "euler" or "dpm"; None: the model's own
+        guidance: float | None = None,  # 0 or more; 1 is none, 3 usual; None: the model's own
+        negative: str = "",  # what to walk away from; without effect at guidance 1
+        seed: int = 0,  # of a prompt's first picture, 0 or more
+        n: int = 1,  # pictures a prompt
+        size: int | None = None,  # side in pixels, a multiple of the VAE's factor; None: what it was trained on
+        batch_size: int = 16,  # pictures drawn at once
+    ) -> list[Image.Image]:  # len(prompts) * n RGB pictures, those of a prompt beside each other
         "Draw `n` pictures of each prompt, with the seeds seed, seed + 1, ... Raises ValueError, in one sentence, for what can't be drawn."
         return generate(self, prompts, steps, sampler, guidance, negative, seed, n, size, batch_size)
 
@@ -229,6 +239,8 @@ def generate(model: TextToImage, prompts: str | Sequence[str], steps: int | None
     settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
     size = model.size if size is None else size
     check_settings(**settings, n=n, size=size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
     for text in prompts + [negative] * bool(negative.strip()):
         remark = check_prompt(text, model.tokenizer)
         if remark:
@@ -252,6 +264,7 @@ PARTS = {  # folder -> (attribute, library and class that diffusers and transfor
 
 def load_model(cls: type, folder: Path, device: str | None) -> TextToImage:
     "Read all parts of a model; see `TextToImage.from_pretrained`."
+    check_device(device)
     index, parts = read_json(folder / "model_index.json"), {}
     for name, build, config in (("unet", UNet, UNetConfig), ("vae", VAE, VAEConfig), ("text_encoder", TextEncoder, TextConfig)):
         settings = config.from_dict(read_json(folder / name / "config.json"))
@@ -264,6 +277,8 @@ def load_model(cls: type, folder: Path, device: str | None) -> TextToImage:
 # %% ../nbs/22_text_to_image.ipynb #99d75aae
 def save_model(model: TextToImage, folder: Path) -> Path:
     "Write all parts of a model; see `TextToImage.save_pretrained`."
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").unlink(missing_ok=True)  # no model until all of its parts are new
     for name, (library, weights) in PARTS.items():
         part, place = getattr(model, name), folder / name
         place.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,20 +22,21 @@ from .latents import LatentBatches, LatentDataset, data_to_latents, encode, read
 from .pipeline import TextToImage, load_weights, predict, save_weights
 from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
-from .text import END, START, TextConfig, TextEncoder, Tokenizer
+from .text import END, START, TextConfig, TextEncoder, Tokenizer, split_words
 from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
 from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
 __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_training', 'Recipe',
-           'override', 'read_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'to_floats', 'quiet_start',
-           'train_vae', 'keep_picture', 'write_part', 'text_to_image_loss', 'build_networks', 'keep_samples',
-           'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run', 'train_text_to_image', 'finished_vae']
+           'override', 'read_recipe', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread',
+           'to_floats', 'quiet_start', 'train_vae', 'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss',
+           'build_networks', 'keep_samples', 'shorten', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run',
+           'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
-    "64 x 64 pictures to 8 x 8 latents of 8 channels, 1.6 million parameters."
+    "64 x 64 pictures to 8 x 8 latents of 8 channels, 1.7 million parameters."
     return VAEConfig(block_out_channels=(16, 32, 64, 96), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
                      layers_per_block=1, latent_channels=8, norm_num_groups=1, sample_size=64, mid_block_add_attention=False, scaling_factor=1.0)
 
@@ -67,6 +69,7 @@ def default_training() -> TrainingConfig:
 class Recipe:
     "All settings of a text-to-image model and of its training."
 
+    data: str = "scenes"  # what the command line trains on: scenes, emoji, folder:PATH or hub:NAME
     size: int = 64  # side of the pictures, in pixels
     pictures: int = 50_000  # scenes to encode (a folder has what it has)
     vae_pictures: int = 16_000  # how many of them the VAE is trained on
@@ -106,16 +109,39 @@ def read_recipe(
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no recipe {path}.")
     try:
-        return override(Recipe(), tomllib.loads(Path(path).read_text(encoding="utf-8")), "recipe")
+        changes = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as problem:
         raise ValueError(f"{path} is not valid TOML: {problem}.") from None
+    return check_recipe(override(Recipe(), changes, "recipe"))
+
+
+def check_recipe(
+    recipe: Recipe,  # any
+) -> Recipe:  # the same
+    "Raise ValueError, in one sentence, for settings that make no sense or don't fit together, before anything is trained."
+    f = 2 ** (len(recipe.vae.block_out_channels) - 1)
+    if not isinstance(recipe.size, int) or recipe.size < f or recipe.size % f:
+        raise ValueError(f"size is {recipe.size!r}, but must be a multiple of {f}: this VAE shrinks pictures {f} times.")
+    unet, words = recipe.unet, recipe.text.hidden_size
+    for name, value, wanted in (("sample_size", unet.sample_size, recipe.size // f), ("in_channels", unet.in_channels, recipe.vae.latent_channels),
+                                ("out_channels", unet.out_channels, recipe.vae.latent_channels), ("cross_attention_dim", unet.cross_attention_dim, words),
+                                ("projection_class_embeddings_input_dim", unet.projection_class_embeddings_input_dim or words, words)):
+        if value != wanted:
+            raise ValueError(f"unet.{name} is {value}, but must be {wanted} to fit the rest of the recipe.")
+    if not 0 <= recipe.caption_dropout <= 1 or not recipe.time_power > 0:
+        raise ValueError("caption_dropout must be from 0 to 1, and time_power above 0.")
+    for training in (recipe.vae_training, recipe.training):
+        check_training_config(training)
+    return recipe
 
 # %% ../nbs/25_recipe.ipynb #d9aef66b
 def scale_to_minutes(
     recipe: Recipe,  # its settings
     minutes: float,  # for everything
 ) -> Recipe:
-    "Divide a budget of time: about 18% for the VAE, 14% for making the data, 68% for text encoder and UNet."
+    """Divide a budget of time: about 18% for the VAE, 14% for making the data, 68% for text encoder and UNet.
+
+    Replaces `pictures` and `vae_pictures`; a folder is encoded whole, however long that takes."""
     if not minutes > 0:
         raise ValueError(f"minutes is {minutes!r}, but must be above 0.")
     return replace(recipe, pictures=int(min(60_000, max(500, 500 * minutes))), vae_pictures=int(min(16_000, max(200, 300 * minutes))),
@@ -138,16 +164,25 @@ def load_pictures(
     data: Dataset,  # items are (image, captions)
     count: int,  # at most so many
 ) -> Tensor:  # uint8 [n, 3, h, w]
-    "The first pictures of a data set, as bytes in memory."
+    "Pictures of a data set, evenly spread over it, as bytes in memory."
     from tqdm.auto import tqdm
 
-    parts, count = [], min(count, len(data))
-    with tqdm(total=count, desc="pictures", unit=" pictures", dynamic_ncols=True) as bar:
-        for start in range(0, count, 256):
-            images, _ = read_batch(data, range(start, min(count, start + 256)))
+    parts, indices = [], spread(len(data), count)
+    with tqdm(total=len(indices), desc="pictures", unit=" pictures", dynamic_ncols=True) as bar:
+        for start in range(0, len(indices), 256):
+            images, _ = read_batch(data, indices[start:start + 256])
             parts.append(((images + 1) * 127.5).round().to(torch.uint8))
             bar.update(len(images))
     return torch.cat(parts)
+
+
+def spread(
+    length: int,  # of a data set
+    count: int,  # at most so many
+) -> list[int]:  # indices below `length`
+    "Evenly spread indices: a folder that is sorted by class must not give its first classes only."
+    count = min(count, length)
+    return [number * length // count for number in range(count)]
 
 
 def to_floats(pictures: Tensor) -> Tensor:  # float32 in [-1, 1]
@@ -198,10 +233,11 @@ def train_vae(
     train(run, loss, lambda step: to_floats(pictures[order(step)]).to(device), validate, sample, name="VAE")
     run.ema.copy_to(run.network)
     vae = run.network.eval().requires_grad_(False)
-    vae.config.scaling_factor = round(latent_scale(vae, to_floats(pictures[:1024]).to(device)), 6)
+    vae.config.scaling_factor = round(latent_scale(vae, to_floats(pictures[spread(len(pictures), 1024)]).to(device)), 6)
     write_part(vae, folder / "vae", "AutoencoderKL")
+    vae = finished_vae(folder, device)  # as a resumed run will find it, in half precision
     score = torch.cat([psnr(vae(part), part) for part in shown.split(64)]).mean()
-    say(f"The VAE reconstructs unseen pictures with {score:.1f} dB.")
+    say(f"The VAE reconstructs its validation pictures with {score:.1f} dB.")
     return vae
 
 # %% ../nbs/25_recipe.ipynb #7032f442
@@ -225,6 +261,17 @@ def write_part(network: nn.Module, folder: Path, kind: str) -> None:
     write_text(folder / "config.json", json.dumps({"_class_name": kind, **network.config.to_dict()}, indent=2) + "\n")
 
 # %% ../nbs/25_recipe.ipynb #6d78c93d
+def draw_times(
+    count: int,  # how many
+    steps: int,  # of the schedule
+    generator: torch.Generator,  # on the device where they are wanted
+    power: float = 1.0,  # 1: uniform; above 1: noisy ones more often
+) -> Tensor:  # int64 [count], 0 to steps - 1
+    "Time steps to train on, with a density that grows like t ** (power - 1)."
+    share = torch.rand(count, generator=generator, device=generator.device) ** (1 / power)  # in [0, 1)
+    return (share * steps).long().clamp(max=steps - 1)
+
+
 def text_to_image_loss(
     networks: nn.ModuleDict,  # "unet" and "text_encoder"
     batch: tuple[Tensor, Tensor],  # latents [n, c, h, w], token ids [n, m]
@@ -236,8 +283,7 @@ def text_to_image_loss(
 ) -> Tensor:  # scalar
     "The loss of latent diffusion with text: MSE between the UNet's answer and its target (LDM, eq. 3)."
     latents, ids = batch
-    share = torch.rand(len(latents), generator=generator, device=latents.device) ** (1 / time_power)  # in [0, 1), uniform for power 1
-    t = (share * schedule.steps).long().clamp(max=schedule.steps - 1)  # [n]
+    t = draw_times(len(latents), schedule.steps, generator, time_power)  # [n]
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     hidden, pooled = networks["text_encoder"](ids)
     output = predict(networks["unet"], q_sample(latents, t, noise, schedule), t, hidden, pooled)
@@ -264,10 +310,25 @@ def keep_samples(
 ) -> None:
     "Draw the prompts, keep the grid, and write the model, so that it can be tried while it still learns."
     pictures = model(list(prompts))
+    if pictures[0].width < 64:
+        pictures = [picture.resize((64, 64), Image.NEAREST) for picture in pictures]  # room for the labels
     keep_picture(image_grid(pictures, 8, labels=list(prompts)), folder / "samples" / f"step-{step:06d}.png")
     model.save_pretrained(folder)
 
 # %% ../nbs/25_recipe.ipynb #07a18a24
+def shorten(
+    captions: list[list[str]],  # of each picture
+    room: int,  # words that the text encoder reads, commas counted
+    say: Callable[[str], None] = lambda line: None,  # told how many are cut
+) -> list[list[str]]:
+    "Captions cut to their first `room` words, as CLIP's are."
+    cut = [[text if len(split_words(text)) <= room else " ".join(split_words(text)[:room]) for text in texts] for texts in captions]
+    count = sum(before != after for before, after in zip(captions, cut))
+    if count:
+        say(f"{count} pictures have captions of more than {room} words: their ends are not read (text.max_position_embeddings sets the limit).")
+    return cut
+
+
 def train_diffusion(
     vae: VAE,  # trained; to decode samples
     latents: LatentDataset,  # to train on
@@ -280,6 +341,9 @@ def train_diffusion(
     say: Callable[[str], None] = print,
 ) -> TextToImage:
     "Train text encoder and UNet on latents; write the model, with averaged weights, each time samples are drawn."
+    room = recipe.text.max_position_embeddings - 2  # a start and an end token
+    latents.captions = shorten(latents.captions, room, say)
+    held_out = held_out[0], [texts[0] for texts in shorten([[text] for text in held_out[1]], room)]
     tokenizer = Tokenizer.build((caption for captions in latents.captions for caption in captions), max_length=recipe.text.max_position_embeddings)
     networks, schedule = build_networks(recipe, tokenizer), Schedule.from_config(recipe.schedule)
     run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1), folder / "training" / "diffusion", device)
@@ -299,7 +363,8 @@ def train_diffusion(
     fast = {**networks, "unet": torch.compile(networks["unet"])} if recipe.compile else networks  # the same weights either way
     train_loss = lambda _, batch, generator: loss(fast, batch, generator)
     validate = lambda networks: loss(networks, fixed, step_generator(0, -1, device))
-    train(run, train_loss, batch, validate, lambda networks, step: keep_samples(model, prompts, folder, step), name="text to image")
+    sample = (lambda networks, step: keep_samples(model, prompts, folder, step)) if prompts else None
+    train(run, train_loss, batch, validate, sample, name="text to image")
     run.ema.copy_to(networks)
     networks.requires_grad_(False)
     model.save_pretrained(folder)
@@ -312,13 +377,20 @@ PROMPTS = ("a red sphere", "a blue cube", "a green cone", "a white cylinder at n
            "two shiny red spheres and a blue cylinder", "a large matte white cube at night", "a cone, a cube and a red sphere")
 
 
-def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+def open_folder(
+    folder: Path,  # of the run
+    recipe: Recipe,  # to keep in it
+    resume: bool,  # whether the run should be there already
+    make: bool = True,  # False: only look whether it could be made
+) -> None:
     "Make the run's folder, or check that there is one to go on with. Raises ValueError or FileNotFoundError with one sentence."
     kept = folder / "recipe.json"
     if resume and not kept.is_file():
         raise FileNotFoundError(f"There is no run in {folder} to resume.")
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty: add --resume to go on with the run in it, or choose another folder.")
+    if not make:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
@@ -358,19 +430,21 @@ def train_text_to_image(
 ) -> TextToImage:
     "Train all three networks from nothing: VAE, latents, then text encoder and UNet."
     folder = Path(folder)
-    open_folder(folder, recipe, resume)
+    open_folder(folder, recipe if resume else check_recipe(recipe), resume)
     recipe = kept_recipe(folder)
     scenes = data is None
     data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size)
     test_data = test_data if test_data is not None else ScenesDataset(256, "test", recipe.size) if scenes else data
-    held_images, held_captions = read_batch(test_data, range(min(256, len(test_data))))
+    held_images, held_captions = read_batch(test_data, spread(len(test_data), 256))
     vae = finished_vae(folder, device)
     if vae is None:
         pictures = load_pictures(data, recipe.vae_pictures)
         vae = train_vae(pictures, ((held_images + 1) * 127.5).round().to(torch.uint8), recipe, folder, device, resume, say)
     latents = LatentDataset(data_to_latents(vae, data, folder / "latents"))
     held = encode(vae, held_images.to(next(vae.parameters()).device)), [captions[0] for captions in held_captions]
-    prompts = PROMPTS if scenes else [captions[0] for captions in latents.captions[:16]]
+    room = recipe.text.max_position_embeddings - 2
+    names = list(dict.fromkeys(texts[0] for texts in latents.captions if 0 < len(split_words(texts[0])) <= room))
+    prompts = PROMPTS if scenes else [names[index] for index in spread(len(names), 16)]
     return train_diffusion(vae, latents, held, prompts, recipe, folder, device, resume, say)
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 import signal
+import sys
 import threading
 import time
 import zlib
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 # %% auto #0
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'Shuffled', 'TrainingConfig', 'check_training_config', 'History',
            'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint', 'read_checkpoint',
-           'latest_checkpoint', 'make_accelerator', 'Run', 'start_run', 'train_step', 'save_run', 'resume_run',
-           'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'train', 'is_due', 'look', 'log']
+           'latest_checkpoint', 'check_device', 'make_accelerator', 'Run', 'start_run', 'train_step', 'save_run',
+           'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'train', 'is_due', 'look', 'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -131,6 +132,14 @@ def check_training_config(
         value = getattr(config, name)
         if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value!r}, but must be a number above 0.")
+    for name in ("warmup", "sample_every", "weight_decay"):
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value!r}, but must be a number, 0 or more.")
+    if not isinstance(config.keep, int) or config.keep < 1:
+        raise ValueError(f"keep is {config.keep!r}, but must be a whole number of checkpoints, at least 1.")
+    if not 0 <= config.decay <= 1:
+        raise ValueError(f"decay is {config.decay!r}, but is a share of the run: give a number from 0 to 1.")
     if config.mixed_precision not in ("no", "bf16"):
         raise ValueError(f"mixed_precision is {config.mixed_precision!r}, but must be 'no' or 'bf16'.")
     if not 0 <= config.ema_decay < 1:
@@ -151,7 +160,7 @@ def plot_history(
     history: History,  # of a run
     title: str = "",  # above the plot
 ):  # a matplotlib Figure
-    "Draw the training loss (smoothed over 2% of the run) and the validation loss, from the second decile on so that the end can be read."
+    "Draw the training loss (smoothed over 2% of the run) and the validation loss. The axis leaves out the first tenth's peaks, so that the end can be read."
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 2.6), layout="constrained")
@@ -161,7 +170,9 @@ def plot_history(
     if len(losses):
         smooth = losses[:len(losses) // window * window].reshape(-1, window).mean(1)
         axes.plot(torch.arange(1, len(smooth) + 1) * window, smooth, lw=1, label="training loss")
-        axes.set_ylim(float(smooth.min()) * 0.9, float(smooth[len(smooth) // 10:].max()) * 1.1 + 1e-12)
+        late = smooth[len(smooth) // 10:].tolist() + [value for _, value in history.validation[len(history.validation) // 10:]]
+        low, high = min(late), max(late)
+        axes.set_ylim(low - 0.05 * (high - low) - 1e-12, high + 0.1 * (high - low) + 1e-12)
     if history.validation:
         axes.plot(*zip(*history.validation), "o-", ms=3, lw=1, label="validation loss (EMA)")
     axes.set(xlabel="step", ylabel="loss", title=title)
@@ -213,7 +224,7 @@ def save_checkpoint(
     (partial / "state.json").write_text(json.dumps({"step": step, "checksums": sums, **state}), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in sorted(path for path in folder.glob("step-*") if path.name <= target.name)[:-keep]:  # damaged ones from a later step don't count
         shutil.rmtree(old)
     return target
 
@@ -245,6 +256,16 @@ def latest_checkpoint(
     return None
 
 # %% ../nbs/20_training.ipynb #10f11cfd
+def check_device(
+    device: str | None,  # "cpu", "cuda", "cuda:1", ...; None: whatever there is
+) -> None:
+    "Raise ValueError, in one sentence, for a device that isn't there."
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"There is no device {device!r} here: choose cpu{' or cuda' if torch.cuda.is_available() else ''}.") from None
+
+
 def make_accelerator(
     config: TrainingConfig,  # its precision is used
     device: str | None = None,  # "cpu" keeps off a GPU that is there
@@ -288,10 +309,13 @@ def start_run(
 ) -> Run:
     "Put a network on its device with an AdamW of its own, at step 0. Raises ValueError for settings that make no sense."
     check_training_config(config)
+    check_device(device)
     folder = Path(folder) if folder else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config, device, folder)
+    if device is not None and torch.device(device).type != accelerator.device.type:
+        raise ValueError(f"Accelerate chose {accelerator.device} and not {device}: leave the device out, or choose cpu.")
     network = network.to(accelerator.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True)
     return Run(network, config, accelerator, accelerator.prepare(optimizer), EMA(network, config.ema_decay), folder)
@@ -339,11 +363,17 @@ def resume_run(
     run: Run,  # freshly started, with the same network and settings
     say: Callable[[str], None] = print,  # told of damaged checkpoints
 ) -> int:  # the step it goes on from; 0 where there is no checkpoint
-    "Go on from the newest whole checkpoint."
+    "Go on from the newest whole checkpoint. Raises ValueError where that is of another network, or of a run with other batches."
     found = latest_checkpoint(run.folder / "checkpoints", say) if run.folder else None
     if found is not None:
         tensors, state = found
-        run.network.load_state_dict(tensors["network"])
+        try:
+            run.network.load_state_dict(tensors["network"])
+        except RuntimeError:
+            raise ValueError(f"The checkpoints in {run.folder} are of another network: go on with the data and settings that the run was started with.") from None
+        for name in ("seed", "batch_size", "accumulation"):
+            if state["config"][name] != getattr(run.config, name):
+                raise ValueError(f"This run was started with {name} = {state['config'][name]}: it can't go on with {getattr(run.config, name)}.")
         run.ema.average = {name: value.to(run.accelerator.device) for name, value in tensors["ema"].items()}
         restore_optimizer(run.optimizer, tensors["optimizer"])
         run.ema.updates, run.step, run.history = state["ema_updates"], state["step"], History(**state["history"])
@@ -400,8 +430,6 @@ class Display:
 # %% ../nbs/20_training.ipynb #93d178e2
 def in_notebook() -> bool:
     "Whether this code runs in a Jupyter kernel."
-    import sys
-
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
@@ -418,7 +446,11 @@ def unbroken_steps():
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
         yield stop_if_asked
         return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    def take_note(*_) -> None:
+        pressed.append(True)
+        print("\nStopping after this step ...", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, take_note)
     try:
         yield stop_if_asked
     finally:
@@ -443,8 +475,8 @@ def train(
                 stop_if_asked()
                 begun = time.perf_counter()
                 value = train_step(run, loss, batches)
+                run.history.seconds += time.perf_counter() - begun  # before looking: the last step must know that it is the last
                 look(run, display, validate, sample)
-                run.history.seconds += time.perf_counter() - begun
                 log(run, value)
                 display.update(run, value)
                 if is_due(run, run.config.checkpoint_every):

@@ -106,3 +106,13 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_used(tmp_path, un
     errors = process.communicate(timeout=400)[1]
     assert process.returncode == 0 and "is damaged" in errors and "Going back to the one before it" in errors, errors
     same_weights(unbroken, folder)
+
+
+def test_latents_made_after_a_resume_are_the_same(tmp_path, unbroken, recipe):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "latents")
+    finish(train(folder, "--resume"))
+    assert (folder / "latents/latents-00000.npy").read_bytes() == (unbroken / "latents/latents-00000.npy").read_bytes()
