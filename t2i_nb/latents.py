@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Sequence
@@ -17,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .data import collate
+from .text import read_json, write_json
 from .training import Shuffled, checksum, step_generator
 from .vae import VAE, scale_latents, unscale_latents
 
 # %% auto #0
-__all__ = ['read_batch', 'encode', 'decode', 'write_array', 'write_text', 'data_to_latents', 'LatentDataset', 'LatentBatches',
-           'latent_dataloader']
+__all__ = ['read_batch', 'encode', 'decode', 'write_array', 'write_text', 'write_shard', 'data_to_latents', 'LatentDataset',
+           'LatentBatches', 'latent_dataloader']
 
 # %% ../nbs/21_latents.ipynb #163b0c11
 def read_batch(
@@ -73,6 +73,25 @@ def write_text(
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
+# %% ../nbs/21_latents.ipynb #d11810fe
+def write_shard(
+    vae: VAE,  # trained
+    data: Dataset,  # items are (image, captions)
+    batches: list[Sequence[int]],  # indices, some at a time
+    shard: Path,  # for the latents
+    words: Path,  # for the captions
+    bar,  # a progress bar, moved on
+) -> None:
+    "Encode some pictures and write them: the captions first, so that a file of latents is never without."
+    lines, parts, device = [], [], next(vae.parameters()).device
+    for indices in batches:
+        images, texts = read_batch(data, indices)
+        parts.append(encode(vae, images.to(device)).half().cpu().numpy())
+        lines += [json.dumps(text, ensure_ascii=False) for text in texts]
+        bar.update(len(texts))
+    write_text(words, "\n".join(lines) + "\n")
+    write_array(shard, np.concatenate(parts))
+
 # %% ../nbs/21_latents.ipynb #17d71227
 def data_to_latents(
     vae: VAE,  # trained
@@ -89,8 +108,8 @@ def data_to_latents(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    device, shards, manifest = next(vae.parameters()).device, [], folder / "manifest.json"
-    kept = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    shards, manifest = [], folder / "manifest.json"
+    kept = read_json(manifest) if manifest.is_file() else {}
     if kept and (kept["count"], kept["scaling_factor"]) != (len(data), vae.config.scaling_factor):
         raise ValueError(f"{folder} holds {kept['count']} latents of other pictures or another VAE: delete it, or choose another folder.")
     sums = {shard["file"]: shard["checksum"] for shard in kept.get("shards", [])}  # as they were when they were written
@@ -99,14 +118,8 @@ def data_to_latents(
             indices = range(start, min(len(data), start + shard_size))
             shard, words = folder / f"latents-{number:05d}.npy", folder / f"captions-{number:05d}.jsonl"
             if not (shard.exists() and words.exists()):
-                lines, parts = [], []
-                for first in range(indices.start, indices.stop, batch_size):
-                    images, texts = read_batch(data, range(first, min(indices.stop, first + batch_size)))
-                    parts.append(encode(vae, images.to(device)).half().cpu().numpy())
-                    lines += [json.dumps(text, ensure_ascii=False) for text in texts]
-                    bar.update(len(texts))
-                write_text(words, "\n".join(lines) + "\n")
-                write_array(shard, np.concatenate(parts))
+                batches = [indices[first:first + batch_size] for first in range(0, len(indices), batch_size)]
+                write_shard(vae, data, batches, shard, words, bar)
                 sums.pop(shard.name, None)
             elif len(np.load(shard, mmap_mode="r", allow_pickle=False)) != len(indices):
                 raise ValueError(f"{shard} is of another data set: delete {folder}, or choose another folder.")
@@ -114,7 +127,7 @@ def data_to_latents(
                 bar.update(len(indices))
             shards.append({"file": shard.name, "captions": words.name, "count": len(indices), "checksum": sums.get(shard.name) or checksum(shard)})
     shape = np.load(folder / shards[0]["file"], mmap_mode="r").shape[1:]
-    write_text(manifest, json.dumps({"count": len(data), "shape": list(shape), "scaling_factor": vae.config.scaling_factor, "shards": shards}, indent=1))
+    write_json({"count": len(data), "shape": list(shape), "scaling_factor": vae.config.scaling_factor, "shards": shards}, manifest)
     return folder
 
 # %% ../nbs/21_latents.ipynb #abb4554d
@@ -128,7 +141,7 @@ class LatentDataset(Dataset):
         folder = Path(folder)
         if not (folder / "manifest.json").is_file():
             raise FileNotFoundError(f"{folder} holds no finished latents (no manifest.json): run data_to_latents first.")
-        self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        self.manifest = read_json(folder / "manifest.json")
         self.shape, self.arrays, self.captions = tuple(self.manifest["shape"]), [], []
         for shard in self.manifest["shards"]:
             if checksum(folder / shard["file"]) != shard["checksum"]:

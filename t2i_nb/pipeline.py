@@ -5,7 +5,6 @@
 # %% ../nbs/22_text_to_image.ipynb #e62375cd
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from pathlib import Path
@@ -17,33 +16,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from .latents import decode, write_text
+from .latents import decode
 from .samplers import SAMPLERS, Step, guided, make_denoiser, randn, time_steps
 from .schedules import Schedule, ScheduleConfig
-from .scenes import image_grid, to_pil
-from .text import TextConfig, TextEncoder, Tokenizer
+from .scenes import to_pil
+from .text import TextConfig, TextEncoder, Tokenizer, read_json, write_json
 from .training import check_device
 from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'PARTS', 'read_json', 'load_weights', 'shipped_models', 'find_model', 'predict', 'check_prompt', 'suggest',
-           'check_settings', 'TextToImage', 'sample_latents', 'generate', 'load_model', 'save_model', 'save_weights']
-
-# %% ../nbs/22_text_to_image.ipynb #1be71d8b
-def read_json(
-    path: Path,  # a JSON file that holds an object
-) -> dict:
-    "Read a configuration; FileNotFoundError or ValueError with one sentence."
-    if not path.is_file():
-        raise FileNotFoundError(f"The model has no {path.parent.name}/{path.name}: {path.parent.parent} is not a whole model folder.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise ValueError(f"{path} is not valid JSON: {problem}.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object.")
-    return content
+__all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'shipped_models', 'find_model', 'predict', 'check_prompt', 'suggest',
+           'check_settings', 'sample_latents', 'generate', 'TextToImage', 'load_model', 'save_model', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -152,6 +136,65 @@ def check_settings(
     if size % multiple:
         raise ValueError(f"size is {size}, but must be a multiple of {multiple} for this model.")
 
+# %% ../nbs/22_text_to_image.ipynb #4f5b0369
+def sample_latents(
+    model: TextToImage,
+    prompts: Sequence[str],  # one picture for each
+    negative: str = "",  # what to walk away from
+    seeds: Sequence[int] = (0,),  # as many as prompts
+    steps: int = 20,  # of the sampler
+    sampler: str = "dpm",  # its name
+    guidance: float = 3.0,  # scale; 1 is none
+    size: int | None = None,  # side in pixels; None: what the model was trained on
+) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
+    "Yield each step of one sampler run over a batch of prompts. Nothing is checked; iterate under `torch.inference_mode()`."
+    count, device, side = len(prompts), model.device, (size or model.size) // model.vae.downsampling
+    texts = [negative] * count * (guidance != 1) + list(prompts)  # negative ones first, as `guided` wants them
+    hidden, pooled = model.text_encoder(model.tokenizer(texts).to(device))
+
+    words = model.unet.prepare_text(hidden)  # the text is the same in each step
+    network = lambda x, t: predict(model.unet, x, t, words, pooled)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    draw = lambda shape: randn(shape, generators, device)
+    x = draw((count, model.unet.config.in_channels, side, side))  # pure noise
+    denoise = make_denoiser(guided(network, guidance) if guidance != 1 else network, model.schedule, model.schedule_config.prediction_type)
+    options = {"noise": lambda x: draw(x.shape)} if sampler in ("ddpm", "ddim") else {}
+    yield from SAMPLERS[sampler](denoise, x, model.schedule, time_steps(model.schedule.steps, steps, "trailing"), **options)
+
+# %% ../nbs/22_text_to_image.ipynb #a36dbb19
+def generate(
+    model: TextToImage,
+    prompts: str | Sequence[str],  # one sentence or several
+    steps: int | None = None,  # of the sampler, 1 to 1000; None: the model's own
+    sampler: str | None = None,  # "ddpm", "ddim", "euler" or "dpm"; None: the model's own
+    guidance: float | None = None,  # 0 or more; 1 is none, 3 usual; None: the model's own
+    negative: str = "",  # what to walk away from; without effect at guidance 1
+    seed: int = 0,  # of a prompt's first picture, 0 or more
+    n: int = 1,  # pictures a prompt
+    size: int | None = None,  # side in pixels, a multiple of the VAE's factor; None: what it was trained on
+    batch_size: int = 16,  # pictures drawn at once
+) -> list[Image.Image]:  # len(prompts) * n RGB pictures, those of a prompt beside each other
+    "Draw `n` pictures of each prompt, with the seeds seed, seed + 1, ... Raises ValueError, in one sentence, for what can't be drawn."
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
+    settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
+    size = model.size if size is None else size
+    check_settings(**settings, n=n, size=size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
+    for text in prompts + [negative] * bool(negative.strip()):
+        remark = check_prompt(text, model.tokenizer)
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+    jobs, pictures = [(prompt, seed + number) for prompt in prompts for number in range(n)], []
+    for start in range(0, len(jobs), batch_size):
+        texts, seeds = zip(*jobs[start:start + batch_size])
+        with torch.inference_mode():
+            for step in sample_latents(model, texts, negative, seeds, size=size, **settings):
+                pass
+            pictures += to_pil((decode(model.vae, step.x) + 1) / 2)
+    return pictures
+
 # %% ../nbs/22_text_to_image.ipynb #1d301923
 class TextToImage:
     "A text-to-image latent diffusion model: text encoder, UNet, VAE, schedule. Call it with a prompt or a list of them."
@@ -170,8 +213,7 @@ class TextToImage:
         self.defaults = {"steps": 20, "sampler": "dpm", "guidance": 3.0, **(defaults or {})}
 
     @property
-    def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+    def device(self) -> torch.device: return next(self.unet.parameters()).device
 
     @property
     def size(self) -> int:
@@ -180,29 +222,10 @@ class TextToImage:
 
     def to(self, device: str | torch.device) -> "TextToImage":
         "Move all parts to a device."
-        for part in (self.unet, self.vae, self.text_encoder):
-            part.to(device)
+        for part in (self.unet, self.vae, self.text_encoder): part.to(device)
         return self
 
-    def stream(self, prompts: Sequence[str], negative: str = "", seeds: Sequence[int] = (0,), steps: int = 20, sampler: str = "dpm",
-               guidance: float = 3.0, size: int | None = None) -> Iterator[Step]:
-        "Yield each step (t, x, x0 as latents) of one picture a prompt; prompt number i is drawn with seed number i. Nothing is checked; iterate under `torch.inference_mode()`."
-        return sample_latents(self, prompts, negative, seeds, steps, sampler, guidance, size or self.size)
-
-    def __call__(
-        self,
-        prompts: str | Sequence[str],  # one sentence or several
-        steps: int | None = None,  # of the sampler, 1 to 1000; None: the model's own
-        sampler: str | None = None,  # "ddpm", "ddim", "euler" or "dpm"; None: the model's own
-        guidance: float | None = None,  # 0 or more; 1 is none, 3 usual; None: the model's own
-        negative: str = "",  # what to walk away from; without effect at guidance 1
-        seed: int = 0,  # of a prompt's first picture, 0 or more
-        n: int = 1,  # pictures a prompt
-        size: int | None = None,  # side in pixels, a multiple of the VAE's factor; None: what it was trained on
-        batch_size: int = 16,  # pictures drawn at once
-    ) -> list[Image.Image]:  # len(prompts) * n RGB pictures, those of a prompt beside each other
-        "Draw `n` pictures of each prompt, with the seeds seed, seed + 1, ... Raises ValueError, in one sentence, for what can't be drawn."
-        return generate(self, prompts, steps, sampler, guidance, negative, seed, n, size, batch_size)
+    stream, __call__ = sample_latents, generate  # functions of a model: as methods, `model` is self
 
     @classmethod
     def from_pretrained(cls, model: str | Path = "scenes", device: str | None = None) -> "TextToImage":
@@ -212,47 +235,6 @@ class TextToImage:
     def save_pretrained(self, folder: str | Path) -> Path:
         "Write the model as a folder in diffusers' layout, in half precision."
         return save_model(self, Path(folder))
-
-# %% ../nbs/22_text_to_image.ipynb #4f5b0369
-def sample_latents(model: TextToImage, prompts: Sequence[str], negative: str, seeds: Sequence[int], steps: int, sampler: str,
-                   guidance: float, size: int) -> Iterator[Step]:
-    "The steps of one sampler run over a batch of prompts; see `TextToImage.stream`."
-    count, device, side = len(prompts), model.device, size // model.vae.downsampling
-    texts = [negative] * count * (guidance != 1) + list(prompts)  # negative ones first, as `guided` wants them
-    hidden, pooled = model.text_encoder(model.tokenizer(texts).to(device))
-
-    words = model.unet.prepare_text(hidden)  # the text is the same in each step
-    network = lambda x, t: predict(model.unet, x, t, words, pooled)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    draw = lambda shape: randn(shape, generators, device)
-    x = draw((count, model.unet.config.in_channels, side, side))
-    denoise = make_denoiser(guided(network, guidance) if guidance != 1 else network, model.schedule, model.schedule_config.prediction_type)
-    options = {"noise": lambda x: draw(x.shape)} if sampler in ("ddpm", "ddim") else {}
-    yield from SAMPLERS[sampler](denoise, x, model.schedule, time_steps(model.schedule.steps, steps, "trailing"), **options)
-
-# %% ../nbs/22_text_to_image.ipynb #a36dbb19
-def generate(model: TextToImage, prompts: str | Sequence[str], steps: int | None, sampler: str | None, guidance: float | None,
-             negative: str, seed: int, n: int, size: int | None, batch_size: int) -> list[Image.Image]:
-    "Check everything, then draw in batches; see `TextToImage.__call__`."
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
-    settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
-    size = model.size if size is None else size
-    check_settings(**settings, n=n, size=size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
-    for text in prompts + [negative] * bool(negative.strip()):
-        remark = check_prompt(text, model.tokenizer)
-        if remark:
-            warnings.warn(remark, stacklevel=3)
-    jobs, pictures = [(prompt, seed + number) for prompt in prompts for number in range(n)], []
-    for start in range(0, len(jobs), batch_size):
-        texts, seeds = zip(*jobs[start:start + batch_size])
-        with torch.inference_mode():
-            for step in model.stream(texts, negative, seeds, size=size, **settings):
-                pass
-            pictures += to_pil((decode(model.vae, step.x) + 1) / 2)
-    return pictures
 
 # %% ../nbs/22_text_to_image.ipynb #db742ad8
 PARTS = {  # folder -> (attribute, library and class that diffusers and transformers know it by, file of weights)
@@ -283,14 +265,14 @@ def save_model(model: TextToImage, folder: Path) -> Path:
         part, place = getattr(model, name), folder / name
         place.mkdir(parents=True, exist_ok=True)
         save_weights(part, place / weights)
-        write_text(place / "config.json", json.dumps({"_class_name": library[1], **part.config.to_dict()}, indent=2) + "\n")
+        write_json({"_class_name": library[1], **part.config.to_dict()}, place / "config.json")
     model.tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **model.schedule_config.to_dict()}
-    write_text(folder / "scheduler" / "scheduler_config.json", json.dumps(scheduler, indent=2) + "\n")
+    write_json(scheduler, folder / "scheduler" / "scheduler_config.json")
     index = {"_class_name": "TextToImage", **{name: library for name, (library, _) in PARTS.items()},
              "tokenizer": ["t2i_nb.text", "Tokenizer"], "scheduler": ["diffusers", "DDIMScheduler"], "defaults": model.defaults}
-    write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+    write_json(index, folder / "model_index.json")
     return folder
 
 

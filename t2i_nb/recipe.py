@@ -5,7 +5,6 @@
 # %% ../nbs/25_recipe.ipynb #0e2530b8
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,11 +17,11 @@ from torch.utils.data import Dataset
 
 from .data import ScenesDataset
 from .diffusion import diffusion_loss, min_snr_weights, q_sample, training_target
-from .latents import LatentBatches, LatentDataset, data_to_latents, encode, read_batch, write_text
+from .latents import LatentBatches, LatentDataset, data_to_latents, encode, read_batch
 from .pipeline import TextToImage, load_weights, predict, save_weights
 from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
-from .text import END, START, TextConfig, TextEncoder, Tokenizer, split_words
+from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
 from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
 from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
@@ -61,7 +60,7 @@ def default_vae_training() -> TrainingConfig:
 
 def default_training() -> TrainingConfig:
     "How text encoder and UNet are trained."
-    return TrainingConfig(steps=8000, batch_size=48, learning_rate=8e-4, warmup=200, decay=0.4, weight_decay=0.01, mixed_precision="bf16",
+    return TrainingConfig(steps=8000, batch_size=32, learning_rate=8e-4, warmup=200, decay=0.4, weight_decay=0.01, mixed_precision="bf16",
                           ema_decay=0.999, checkpoint_every=500, validate_every=250, sample_every=1000)
 
 
@@ -99,7 +98,7 @@ def override(settings, changes: dict, place: str):
         changes = {**changes, key: override(known[key], value, f"{place}.{key}") if nested else tuple(value) if isinstance(value, list) else value}
     return replace(settings, **changes)
 
-
+# %% ../nbs/25_recipe.ipynb #7acc4d6f
 def read_recipe(
     path: str | Path | None,  # a TOML file; None: the defaults
 ) -> Recipe:
@@ -258,7 +257,7 @@ def write_part(network: nn.Module, folder: Path, kind: str) -> None:
     "Write one network: its weights, then its configuration, which says that it is finished."
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(network, folder / "diffusion_pytorch_model.safetensors")
-    write_text(folder / "config.json", json.dumps({"_class_name": kind, **network.config.to_dict()}, indent=2) + "\n")
+    write_json({"_class_name": kind, **network.config.to_dict()}, folder / "config.json")
 
 # %% ../nbs/25_recipe.ipynb #6d78c93d
 def draw_times(
@@ -271,7 +270,7 @@ def draw_times(
     share = torch.rand(count, generator=generator, device=generator.device) ** (1 / power)  # in [0, 1)
     return (share * steps).long().clamp(max=steps - 1)
 
-
+# %% ../nbs/25_recipe.ipynb #1207898f
 def text_to_image_loss(
     networks: nn.ModuleDict,  # "unet" and "text_encoder"
     batch: tuple[Tensor, Tensor],  # latents [n, c, h, w], token ids [n, m]
@@ -328,7 +327,7 @@ def shorten(
         say(f"{count} pictures have captions of more than {room} words: their ends are not read (text.max_position_embeddings sets the limit).")
     return cut
 
-
+# %% ../nbs/25_recipe.ipynb #563534e3
 def train_diffusion(
     vae: VAE,  # trained; to decode samples
     latents: LatentDataset,  # to train on
@@ -394,16 +393,16 @@ def open_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
-            write_text(kept, json.dumps(asdict(recipe), indent=1))
+            write_json(asdict(recipe), kept)
     except OSError as problem:
         raise ValueError(f"{folder} can't be written: {problem.strerror}.") from None
 
 
 def kept_recipe(folder: Path) -> Recipe:
     "The settings that a run was started with."
-    return override(Recipe(), json.loads((folder / "recipe.json").read_text(encoding="utf-8")), "recipe")
+    return override(Recipe(), read_json(folder / "recipe.json"), "recipe")
 
-
+# %% ../nbs/25_recipe.ipynb #e965bf4c
 def extend_run(
     folder: str | Path,  # of a run
     minutes: float | None = None,  # this much longer
@@ -416,7 +415,7 @@ def extend_run(
     if (minutes if timed else steps) is None or (steps if timed else minutes) is not None:
         raise ValueError(f"This run counts {'minutes' if timed else 'steps'}: extend it with --{'minutes' if timed else 'steps'}.")
     training = replace(training, minutes=training.minutes + minutes) if timed else replace(training, steps=training.steps + steps)
-    write_text(Path(folder) / "recipe.json", json.dumps(asdict(replace(recipe, training=check_training_config(training))), indent=1))
+    write_json(asdict(replace(recipe, training=check_training_config(training))), Path(folder) / "recipe.json")
 
 # %% ../nbs/25_recipe.ipynb #87872d36
 def train_text_to_image(
@@ -453,6 +452,6 @@ def finished_vae(folder: Path, device: str | None) -> VAE | None:
     path = folder / "vae" / "config.json"
     if not path.is_file():
         return None
-    vae = VAE(VAEConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+    vae = VAE(VAEConfig.from_dict(read_json(path)))
     load_weights(vae, folder / "vae" / "diffusion_pytorch_model.safetensors")
     return vae.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

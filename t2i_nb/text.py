@@ -82,7 +82,7 @@ def write_json(value: dict, path: Path):
 def read_json(path: Path) -> dict:
     "The object in a JSON file. FileNotFoundError or ValueError, in one sentence, if there is none."
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path.name} in {path.parent}: give the folder of a saved tokenizer.")
+        raise FileNotFoundError(f"There is no {path.name} in {path.parent}: it is not a whole tokenizer, or part of a model.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -287,7 +287,7 @@ class EncoderLayer(nn.Module):
 # %% ../nbs/13_text.ipynb #2a3460bd
 @torch.no_grad()
 def initialize(model: nn.Module):
-    "CLIP's starting weights, in place (Radford et al. 2021, code)."
+    "The starting weights of transformers' CLIP, in place."
     d, factor = model.config.hidden_size, model.config.initializer_factor
     wide, narrow = d**-0.5 * factor, d**-0.5 * (2 * model.config.num_hidden_layers) ** -0.5 * factor
     for table in (model.embeddings.token_embedding, model.embeddings.position_embedding):
