@@ -8,7 +8,6 @@ __all__ = ['LEFT_OUT', 'CHOICES', 'known_settings', 'check_config', 'UNetConfig'
 
 # %% ../nbs/11_unet.ipynb #94acc95f
 import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import (DownBlock, MidBlock, SpatialAttention, TimestepEmbedding, Transformer2D, TransformerBlock,
-                           UpBlock, split_heads, timestep_embedding)
+                           UpBlock, timestep_embedding)
 
 # %% ../nbs/11_unet.ipynb #59d34164
 # Settings of diffusers that this UNet doesn't have, each with the values that leave it out.
