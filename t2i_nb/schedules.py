@@ -37,7 +37,7 @@ def scaled_linear_betas(
 def cosine_betas(
     steps: int = 1000,  # T, the number of time steps
     offset: float = 0.008,  # s: keeps the first betas from being too small
-    max_beta: float = 0.999,  # cap: the last ratio alone would be beta = 1
+    max_beta: float = 0.999,  # cap: the last beta would be 1
 ) -> Tensor:  # betas, float64 [steps]
     "Betas that make alpha-bar fall like a squared cosine. (Improved DDPM, eq. 17; diffusers' `squaredcos_cap_v2`)"
     time = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
