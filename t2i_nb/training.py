@@ -192,11 +192,13 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer,  # a fresh one over the same parameters
     tensors: dict[str, Tensor],  # from `optimizer_tensors`
 ) -> None:
-    "The way back."
+    "The way back. A moment gets the memory layout of its parameter: the fused AdamW walks through both in the order of memory."
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+        like = parameters[int(number)]
+        state.setdefault(int(number), {})[name] = torch.empty_like(like).copy_(value) if like.shape == value.shape else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../nbs/20_training.ipynb #dde03850
