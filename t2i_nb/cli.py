@@ -170,9 +170,13 @@ def choose_data(
 
     from t2i_nb.data import open_data
 
+    kind, options = spec.partition(":")[0], {name: value for name, value in vars(recipe.own).items() if value is not None}
+    fit = {"scenes": (), "emoji": ("background", "crop", "flip"), "hub": ("template", "background", "crop", "flip")}.get(kind, tuple(options))
+    if wrong := [name for name in options if name not in fit]:
+        raise ValueError(f"{wrong[0]} has no meaning for {kind}: leave it out.")
     if spec == "scenes":
         return None, None
-    data, test_data = open_data(spec, recipe.size, "train"), open_data(spec, recipe.size, "test")
+    data, test_data = open_data(spec, recipe.size, "train", **options), open_data(spec, recipe.size, "test", **options)
     skipped = getattr(data, "skipped", [])
     for path, reason in skipped[:10]:
         print(f"t2i: left out {path}: {reason}", file=sys.stderr)
@@ -187,26 +191,32 @@ def choose_data(
 @main.command(epilog=examples(
     "t2i train --out runs/mine --minutes 30",
     "t2i train --out runs/mine --resume",
-    "t2i train --data folder:photos --out runs/photos --steps 2000"))
+    't2i train --data folder:photos --template "a photo of a {}" --crop random --out runs/photos'))
 @click.option("--data", help="scenes, emoji, folder:PATH or hub:NAME.  [default: scenes; with --resume, the run's own]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/model"), show_default=True, help="The run's folder; in the end it holds the model.")
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe in TOML; what it doesn't name keeps its default.")
 @click.option("--minutes", type=float, help="How long to train in all.  [default: 30, or what the recipe says]")
 @click.option("--steps", type=int, help="Instead of minutes: steps of each of the two trainings.")
+@click.option("--template", help='For folders as classes: the caption, such as "a photo of a {}".')
+@click.option("--caption", "default_caption", help="For pictures of a folder that have none; otherwise they are left out.")
+@click.option("--background", help="Shows through transparent pictures: a colour.  [default: white]")
+@click.option("--crop", help="center, random or pad.  [default: center; for emoji, pad]")
+@click.option("--flip", is_flag=True, default=None, help="Mirror every other picture (not where captions say left and right).")
 @click.option("--seed", type=int, help="Of weights, data order and noise.  [default: 0]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its own settings; --minutes or --steps add to its budget.")
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-def train(data, out, config, minutes, steps, seed, resume, device):
+def train(data, out, config, minutes, steps, seed, resume, device, **own):
     "Train a VAE, a text encoder and a UNet from nothing, on scenes or on your own pictures."
     from dataclasses import replace
 
-    from t2i_nb.recipe import extend_run, kept_recipe, open_folder, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
+    from t2i_nb.recipe import extend_run, kept_recipe, open_folder, override, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
 
     if minutes is not None and steps is not None:
         raise ValueError("Give --minutes or --steps, not both.")
+    own = {name: value for name, value in own.items() if value is not None}
     if resume:
-        if config is not None or seed is not None:
-            raise ValueError("A resumed run keeps the settings that it was started with: leave out --config and --seed.")
+        if config is not None or seed is not None or own:
+            raise ValueError("A resumed run keeps the settings that it was started with: give --data, --minutes, --steps and --device at most.")
         open_folder(out, None, resume=True)
         recipe = kept_recipe(out)
         recipe = replace(recipe, data=data or recipe.data)
@@ -218,7 +228,7 @@ def train(data, out, config, minutes, steps, seed, resume, device):
             recipe = scale_to_minutes(recipe, 30 if minutes is None else minutes)
         spec = data or recipe.data
         spec = f"folder:{Path(spec[7:]).expanduser().resolve()}" if spec.startswith("folder:") else spec
-        recipe = replace(recipe, data=spec, seed=recipe.seed if seed is None else seed)
+        recipe = replace(recipe, data=spec, own=override(recipe.own, own, "recipe.own"), seed=recipe.seed if seed is None else seed)
         open_folder(out, recipe, resume=False, make=False)  # a folder in use is refused before thousands of pictures are read
     train_data, test_data = choose_data(recipe.data, recipe)
     if resume and (minutes is not None or steps is not None):

@@ -27,11 +27,11 @@ from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
-__all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_training', 'Recipe',
-           'override', 'read_recipe', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread',
-           'to_floats', 'quiet_start', 'train_vae', 'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss',
-           'build_networks', 'keep_samples', 'shorten', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run',
-           'train_text_to_image', 'finished_vae']
+__all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_training', 'OwnPictures',
+           'Recipe', 'override', 'read_recipe', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures',
+           'spread', 'to_floats', 'quiet_start', 'train_vae', 'keep_picture', 'write_part', 'draw_times',
+           'text_to_image_loss', 'build_networks', 'keep_samples', 'shorten', 'train_diffusion', 'open_folder',
+           'kept_recipe', 'extend_run', 'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -65,6 +65,17 @@ def default_training() -> TrainingConfig:
 
 
 @dataclass
+class OwnPictures:
+    "How pictures of one's own are read; None leaves it to the data set. Scenes take none of this."
+
+    template: str | None = None  # captions of folders as classes, such as "a photo of a {}"
+    default_caption: str | None = None  # of pictures without a caption, which are left out otherwise
+    background: str | None = None  # shows through transparency
+    crop: str | None = None  # center, random or pad
+    flip: bool | None = None  # mirror every other picture
+
+
+@dataclass
 class Recipe:
     "All settings of a text-to-image model and of its training."
 
@@ -83,6 +94,7 @@ class Recipe:
     text: TextConfig = field(default_factory=default_text)
     unet: UNetConfig = field(default_factory=default_unet)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"))
+    own: OwnPictures = field(default_factory=OwnPictures)
     training: TrainingConfig = field(default_factory=default_training)
 
 # %% ../nbs/25_recipe.ipynb #63decd36
