@@ -35,9 +35,9 @@ __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_va
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
-    "64 x 64 pictures to 8 x 8 latents of 8 channels, 1.7 million parameters."
-    return VAEConfig(block_out_channels=(16, 32, 64, 96), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                     layers_per_block=1, latent_channels=8, norm_num_groups=1, sample_size=64, mid_block_add_attention=False, scaling_factor=1.0)
+    "64 x 64 pictures to 16 x 16 latents of 4 channels, 0.9 million parameters."
+    return VAEConfig(block_out_channels=(16, 64, 64), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+                     layers_per_block=1, latent_channels=4, norm_num_groups=1, sample_size=64, mid_block_add_attention=False, scaling_factor=1.0)
 
 
 def default_text() -> TextConfig:
@@ -46,9 +46,9 @@ def default_text() -> TextConfig:
 
 
 def default_unet() -> UNetConfig:
-    "Two levels with cross-attention, 8 x 8 and 4 x 4; the pooled text is added to the time embedding too."
-    return UNetConfig(sample_size=8, in_channels=8, out_channels=8, block_out_channels=(128, 160), layers_per_block=1, cross_attention_dim=128,
-                      down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, attention_head_dim=4,
+    "Three levels, the lower two (8 x 8 and 4 x 4) with cross-attention; the pooled text is added to the time embedding too."
+    return UNetConfig(sample_size=16, in_channels=4, out_channels=4, block_out_channels=(64, 128, 160), layers_per_block=1, cross_attention_dim=128,
+                      down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 2), up_block_types=(*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"), attention_head_dim=4,
                       norm_num_groups=16, use_linear_projection=True, class_embed_type="simple_projection", projection_class_embeddings_input_dim=128)
 
 # %% ../nbs/25_recipe.ipynb #147d304f
@@ -60,7 +60,7 @@ def default_vae_training() -> TrainingConfig:
 
 def default_training() -> TrainingConfig:
     "How text encoder and UNet are trained."
-    return TrainingConfig(steps=8000, batch_size=32, learning_rate=8e-4, warmup=200, decay=0.4, weight_decay=0.01, mixed_precision="bf16",
+    return TrainingConfig(steps=8000, batch_size=32, learning_rate=3e-4, warmup=200, decay=0.6, weight_decay=0.01, mixed_precision="bf16",
                           ema_decay=0.999, checkpoint_every=500, validate_every=250, sample_every=1000)
 
 
@@ -83,7 +83,7 @@ class Recipe:
     size: int = 64  # side of the pictures, in pixels
     pictures: int = 50_000  # scenes to encode (a folder has what it has)
     vae_pictures: int = 16_000  # how many of them the VAE is trained on
-    kl_weight: float = 1e-6  # of the VAE's KL divergence
+    kl_weight: float = 3e-3  # of the VAE's KL divergence
     caption_dropout: float = 0.1  # share of empty captions
     min_snr_gamma: float | None = None  # None: uniform weights
     time_power: float = 2.0  # time steps are drawn with a density that grows like t ** (time_power - 1); 1: uniform

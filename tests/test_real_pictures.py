@@ -21,15 +21,13 @@ RECIPE = """
 size = 32
 [vae]
 block_out_channels = [16, 32, 64]
-down_block_types = ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"]
-up_block_types = ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]
-latent_channels = 4
 [vae_training]
 validate_every = 400
 [unet]
-in_channels = 4
-out_channels = 4
+sample_size = 8
 block_out_channels = [64, 96]
+down_block_types = ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+up_block_types = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
 [training]
 ema_decay = 0.99
 sample_every = 0

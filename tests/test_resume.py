@@ -22,7 +22,8 @@ up_block_types = ["UpDecoderBlock2D", "UpDecoderBlock2D"]
 batch_size = 8
 checkpoint_every = 5
 [unet]
-block_out_channels = [16, 32]
+sample_size = 8
+block_out_channels = [16, 16, 32]
 norm_num_groups = 4
 [training]
 batch_size = 8
