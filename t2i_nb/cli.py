@@ -191,12 +191,14 @@ def choose_data(
 @main.command(epilog=examples(
     "t2i train --out runs/mine --minutes 30",
     "t2i train --out runs/mine --resume",
-    't2i train --data folder:photos --template "a photo of a {}" --crop random --out runs/photos'))
+    't2i train --data folder:photos --template "a photo of a {}" --crop random --out runs/photos',
+    "t2i train --start runs/photos --data folder:more_photos --out runs/more"))
 @click.option("--data", help="scenes, emoji, folder:PATH or hub:NAME.  [default: scenes; with --resume, the run's own]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/model"), show_default=True, help="The run's folder; in the end it holds the model.")
+@click.option("--start", help="A model to go on from, shipped or a folder: its networks learn further.  [default: from nothing]")
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe in TOML; what it doesn't name keeps its default.")
 @click.option("--minutes", type=float, help="How long to train in all.  [default: 30, or what the recipe says]")
-@click.option("--steps", type=int, help="Instead of minutes: steps of each of the two trainings.")
+@click.option("--steps", type=int, help="Instead of minutes: steps of each training.")
 @click.option("--template", help='For folders as classes: the caption, such as "a photo of a {}".')
 @click.option("--caption", "default_caption", help="For pictures of a folder that have none; otherwise they are left out.")
 @click.option("--background", help="Shows through transparent pictures: a colour.  [default: white]")
@@ -205,23 +207,25 @@ def choose_data(
 @click.option("--seed", type=int, help="Of weights, data order and noise.  [default: 0]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its own settings; --minutes or --steps add to its budget.")
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-def train(data, out, config, minutes, steps, seed, resume, device, **own):
-    "Train a VAE, a text encoder and a UNet from nothing, on scenes or on your own pictures."
+def train(data, out, start, config, minutes, steps, seed, resume, device, **own):
+    "Train a VAE, a text encoder and a UNet on scenes or on your own pictures, from nothing or from a model."
     from dataclasses import replace
 
-    from t2i_nb.recipe import extend_run, kept_recipe, open_folder, override, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
+    from t2i_nb.recipe import check_recipe, extend_run, kept_recipe, like_start, open_folder, override, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
 
     if minutes is not None and steps is not None:
         raise ValueError("Give --minutes or --steps, not both.")
     own = {name: value for name, value in own.items() if value is not None}
     if resume:
-        if config is not None or seed is not None or own:
+        if any(value is not None for value in (start, config, seed)) or own:
             raise ValueError("A resumed run keeps the settings that it was started with: give --data, --minutes, --steps and --device at most.")
         open_folder(out, None, resume=True)
         recipe = kept_recipe(out)
         recipe = replace(recipe, data=data or recipe.data)
     else:
         recipe = read_recipe(config)
+        if start is not None:
+            recipe = check_recipe(like_start(replace(recipe, start=start)))
         if steps is not None:
             recipe = scale_to_steps(recipe, steps)
         elif minutes is not None or config is None:  # a recipe of one's own says itself how long

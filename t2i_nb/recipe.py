@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .data import ScenesDataset
 from .diffusion import diffusion_loss, min_snr_weights, q_sample, training_target
-from .latents import LatentBatches, LatentDataset, data_to_latents, encode, read_batch
-from .pipeline import TextToImage, load_weights, predict, save_weights
+from .latents import LatentBatches, LatentDataset, data_to_latents, decode, encode, read_batch
+from .painter import Painter
+from .pipeline import WEIGHTS, TextToImage, find_model, load_weights, predict, save_weights
 from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
@@ -27,11 +29,12 @@ from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
-__all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_training', 'OwnPictures',
-           'Recipe', 'override', 'read_recipe', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures',
-           'spread', 'to_floats', 'quiet_start', 'train_vae', 'keep_picture', 'write_part', 'draw_times',
-           'text_to_image_loss', 'build_networks', 'keep_samples', 'shorten', 'train_diffusion', 'open_folder',
-           'kept_recipe', 'extend_run', 'train_text_to_image', 'finished_vae']
+__all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_words_training',
+           'default_training', 'OwnPictures', 'Recipe', 'override', 'read_recipe', 'like_start', 'check_recipe',
+           'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats', 'quiet_start', 'train_vae',
+           'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss', 'build_tokenizer', 'build_networks',
+           'keep_samples', 'shorten', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run',
+           'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -56,6 +59,12 @@ def default_vae_training() -> TrainingConfig:
     "How the VAE is trained."
     return TrainingConfig(steps=5000, batch_size=16, learning_rate=2e-3, warmup=50, decay=0.6, mixed_precision="bf16", ema_decay=0.99,
                           checkpoint_every=500, validate_every=250, sample_every=1000)
+
+
+def default_words_training() -> TrainingConfig:
+    "How the text encoder is prepared: it learns to draw the average picture of a sentence."
+    return TrainingConfig(steps=1000, batch_size=128, learning_rate=1e-3, warmup=100, decay=0.3, mixed_precision="bf16", ema_decay=0.99,
+                          checkpoint_every=500, validate_every=250, sample_every=500)
 
 
 def default_training() -> TrainingConfig:
@@ -89,12 +98,14 @@ class Recipe:
     time_power: float = 2.0  # time steps are drawn with a density that grows like t ** (time_power - 1); 1: uniform
     compile: bool = False  # whether the UNet is compiled for training: a fifth faster on a CPU, but needs a C++ compiler and two minutes at the start
     seed: int = 0
+    start: str | None = None  # a model to go on from, shipped or a folder: its networks, and their settings; None: fresh ones
     vae: VAEConfig = field(default_factory=default_vae)
     vae_training: TrainingConfig = field(default_factory=default_vae_training)
     text: TextConfig = field(default_factory=default_text)
     unet: UNetConfig = field(default_factory=default_unet)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"))
     own: OwnPictures = field(default_factory=OwnPictures)
+    words_training: TrainingConfig = field(default_factory=default_words_training)
     training: TrainingConfig = field(default_factory=default_training)
 
 # %% ../nbs/25_recipe.ipynb #63decd36
@@ -123,7 +134,18 @@ def read_recipe(
         changes = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as problem:
         raise ValueError(f"{path} is not valid TOML: {problem}.") from None
-    return check_recipe(override(Recipe(), changes, "recipe"))
+    return check_recipe(like_start(override(Recipe(), changes, "recipe")))
+
+
+def like_start(
+    recipe: Recipe,  # perhaps with a model to start from
+) -> Recipe:  # its networks like that model's
+    "A recipe with the size and the configurations of the model that training starts from; those can't be changed on the way."
+    if not recipe.start:
+        return recipe
+    path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
+    start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
+    return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=model.unet.config, schedule=model.schedule_config)
 
 
 def check_recipe(
@@ -141,7 +163,7 @@ def check_recipe(
             raise ValueError(f"unet.{name} is {value}, but must be {wanted} to fit the rest of the recipe.")
     if not 0 <= recipe.caption_dropout <= 1 or not recipe.time_power > 0:
         raise ValueError("caption_dropout must be from 0 to 1, and time_power above 0.")
-    for training in (recipe.vae_training, recipe.training):
+    for training in (recipe.vae_training, recipe.words_training, recipe.training):
         check_training_config(training)
     return recipe
 
@@ -150,25 +172,28 @@ def scale_to_minutes(
     recipe: Recipe,  # its settings
     minutes: float,  # for everything
 ) -> Recipe:
-    """Divide a budget of time: about 18% for the VAE, 14% for making the data, 68% for text encoder and UNet.
+    """Divide a budget of time: about 18% for the VAE, 14% for making the data, 8% for the words, 60% for text encoder and UNet.
 
-    Replaces `pictures` and `vae_pictures`; a folder is encoded whole, however long that takes."""
+    With a model to start from, the VAE's share goes to the others. Replaces `pictures` and `vae_pictures`; a folder is encoded whole, however long that takes."""
     if not minutes > 0:
         raise ValueError(f"minutes is {minutes!r}, but must be above 0.")
+    words, rest = (0.1, 0.76) if recipe.start else (0.08, 0.6)
     return replace(recipe, pictures=int(min(60_000, max(500, 500 * minutes))), vae_pictures=int(min(16_000, max(200, 300 * minutes))),
-                   vae_training=replace(recipe.vae_training, minutes=0.18 * minutes), training=replace(recipe.training, minutes=0.68 * minutes))
+                   vae_training=replace(recipe.vae_training, minutes=0.18 * minutes), words_training=replace(recipe.words_training, minutes=words * minutes),
+                   training=replace(recipe.training, minutes=rest * minutes))
 
 
 def scale_to_steps(
     recipe: Recipe,  # its settings
     steps: int,  # of each training
 ) -> Recipe:
-    "The same number of steps for both trainings; the data is no more than they can use."
+    "The same number of steps for each training; the data is no more than they can use."
     if steps < 1:
         raise ValueError(f"steps is {steps}, but must be at least 1.")
     return replace(recipe, pictures=min(recipe.pictures, steps * recipe.training.batch_size),
                    vae_pictures=min(recipe.vae_pictures, steps * recipe.vae_training.batch_size),
-                   vae_training=replace(recipe.vae_training, steps=steps, minutes=None), training=replace(recipe.training, steps=steps, minutes=None))
+                   vae_training=replace(recipe.vae_training, steps=steps, minutes=None), words_training=replace(recipe.words_training, steps=steps, minutes=None),
+                   training=replace(recipe.training, steps=steps, minutes=None))
 
 # %% ../nbs/25_recipe.ipynb #385e1808
 def load_pictures(
@@ -302,15 +327,36 @@ def text_to_image_loss(
     return diffusion_loss(output.float(), training_target(latents, noise, t, schedule, prediction_type), weights)
 
 # %% ../nbs/25_recipe.ipynb #80efbf29
+def build_tokenizer(
+    captions: list[list[str]],  # of each picture
+    max_length: int,  # words that the text encoder reads, and two
+    start: TextToImage | None = None,  # a model to go on from
+) -> Tokenizer:
+    "Numbers for the words of the captions; a model's own words keep theirs, and new ones come after them."
+    fresh = Tokenizer.build((text for texts in captions for text in texts), max_length)
+    if start is None:
+        return fresh
+    known = start.tokenizer.vocabulary
+    new = [word for word in fresh.vocabulary if word not in known]
+    return Tokenizer({**known, **{word: number for number, word in enumerate(new, len(known))}}, start.tokenizer.max_length)
+
+
 def build_networks(
     recipe: Recipe,  # text and unet
     tokenizer: Tokenizer,  # its vocabulary's size is needed
+    start: TextToImage | None = None,  # a model to take the weights from
 ) -> nn.ModuleDict:
-    "A text encoder and a UNet with fresh weights."
+    "A text encoder and a UNet, with fresh weights or those of a model."
     torch.manual_seed(recipe.seed + 1)
     text = replace(recipe.text, vocab_size=len(tokenizer.vocabulary), max_position_embeddings=tokenizer.max_length,
                    bos_token_id=tokenizer.vocabulary[START], eos_token_id=tokenizer.vocabulary[END], pad_token_id=tokenizer.vocabulary[END])
-    return nn.ModuleDict({"unet": UNet(recipe.unet), "text_encoder": TextEncoder(text)})
+    networks = nn.ModuleDict({"unet": UNet(recipe.unet), "text_encoder": TextEncoder(text)})
+    if start is not None:
+        networks["unet"].load_state_dict(start.unet.state_dict())
+        weights, table = start.text_encoder.state_dict(), "embeddings.token_embedding.weight"
+        weights[table] = torch.cat([weights[table], networks["text_encoder"].state_dict()[table][len(weights[table]):]])  # words that it doesn't know yet
+        networks["text_encoder"].load_state_dict(weights)
+    return networks
 
 
 def keep_samples(
@@ -339,6 +385,41 @@ def shorten(
         say(f"{count} pictures have captions of more than {room} words: their ends are not read (text.max_position_embeddings sets the limit).")
     return cut
 
+# %% ../nbs/25_recipe.ipynb #15f660ed
+def train_words(
+    text_encoder: TextEncoder,  # gets the trained weights
+    tokenizer: Tokenizer,
+    vae: VAE,  # to show what is painted
+    latents: LatentDataset,  # to train on
+    held_out: tuple[Tensor, list[str]],  # latents and captions to validate on
+    prompts: Sequence[str],  # painted as training goes
+    recipe: Recipe,
+    folder: Path,  # for checkpoints and samples
+    device: str | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> Painter:
+    "Train the text encoder together with a painter of average pictures."
+    torch.manual_seed(recipe.seed + 2)
+    painter = Painter(latents.shape[0], latents.shape[-1], text_encoder.config.hidden_size)
+    networks = nn.ModuleDict({"text_encoder": text_encoder, "painter": painter})
+    run = start_run(networks, replace(recipe.words_training, seed=recipe.seed + 2), folder / "training" / "words", device)
+    if resume:
+        resume_run(run, say)
+    device, batches = run.accelerator.device, LatentBatches(latents, recipe.words_training.batch_size, 0.0, recipe.seed + 2)
+    paint = lambda networks, captions: networks["painter"](*networks["text_encoder"](tokenizer(captions).to(device)))
+
+    def loss(networks, batch, generator=None):
+        return F.mse_loss(paint(networks, batch[1]).float(), batch[0].to(device))
+
+    def sample(networks, step):
+        pictures = to_pil((decode(vae, paint(networks, list(prompts))) + 1) / 2)
+        keep_picture(image_grid(pictures, 8), folder / "samples" / f"words-{step:06d}.png")
+
+    train(run, loss, batches, lambda networks: loss(networks, held_out), sample if prompts else None, name="words")
+    run.ema.copy_to(networks)
+    return painter
+
 # %% ../nbs/25_recipe.ipynb #563534e3
 def train_diffusion(
     vae: VAE,  # trained; to decode samples
@@ -350,13 +431,15 @@ def train_diffusion(
     device: str | None = None,
     resume: bool = False,
     say: Callable[[str], None] = print,
+    start: TextToImage | None = None,  # a model to go on from
 ) -> TextToImage:
     "Train text encoder and UNet on latents; write the model, with averaged weights, each time samples are drawn."
     room = recipe.text.max_position_embeddings - 2  # a start and an end token
     latents.captions = shorten(latents.captions, room, say)
     held_out = held_out[0], [texts[0] for texts in shorten([[text] for text in held_out[1]], room)]
-    tokenizer = Tokenizer.build((caption for captions in latents.captions for caption in captions), max_length=recipe.text.max_position_embeddings)
-    networks, schedule = build_networks(recipe, tokenizer), Schedule.from_config(recipe.schedule)
+    tokenizer = build_tokenizer(latents.captions, recipe.text.max_position_embeddings, start)
+    networks, schedule = build_networks(recipe, tokenizer, start), Schedule.from_config(recipe.schedule)
+    train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say)
     run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1), folder / "training" / "diffusion", device)
     if resume:
         resume_run(run, say)
@@ -439,10 +522,13 @@ def train_text_to_image(
     device: str | None = None,  # "cpu" to keep off a GPU
     say: Callable[[str], None] = print,
 ) -> TextToImage:
-    "Train all three networks from nothing: VAE, latents, then text encoder and UNet."
+    "Train all three networks, from nothing or from a model: VAE, latents, then text encoder and UNet."
     folder = Path(folder)
-    open_folder(folder, recipe if resume else check_recipe(recipe), resume)
+    open_folder(folder, recipe if resume else check_recipe(like_start(recipe)), resume)
     recipe = kept_recipe(folder)
+    start = TextToImage.from_pretrained(recipe.start, "cpu") if recipe.start else None
+    if start and not (folder / "vae" / "config.json").is_file():
+        write_part(start.vae, folder / "vae", "AutoencoderKL")  # it goes on as it is
     scenes = data is None
     data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size)
     test_data = test_data if test_data is not None else ScenesDataset(256, "test", recipe.size) if scenes else data
@@ -456,7 +542,7 @@ def train_text_to_image(
     room = recipe.text.max_position_embeddings - 2
     names = list(dict.fromkeys(texts[0] for texts in latents.captions if 0 < len(split_words(texts[0])) <= room))
     prompts = PROMPTS if scenes else [names[index] for index in spread(len(names), 16)]
-    return train_diffusion(vae, latents, held, prompts, recipe, folder, device, resume, say)
+    return train_diffusion(vae, latents, held, prompts, recipe, folder, device, resume, say, start)
 
 
 def finished_vae(folder: Path, device: str | None) -> VAE | None:

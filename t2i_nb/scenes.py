@@ -572,7 +572,7 @@ def sample_scenes(
     "One scene for each seed; it depends on nothing but its seed and the split."
     check("split", split, ("train", "test", "heldout"))
     randoms = [Random(f"{split}-{int(seed)}") for seed in seeds]
-    frames = [(r.choices((1, 2, 3, 4), (35, 35, 20, 10))[0], r.choice(LIGHTS)) for r in randoms]
+    frames = [(r.choices((1, 2, 3, 4), (30, 45, 15, 10))[0], r.choice(LIGHTS)) for r in randoms]
     scenes, waiting = [None] * len(randoms), list(range(len(randoms)))
     while waiting:
         tried = [Scene(draw_objects(randoms[i], split, frames[i][0]), frames[i][1]) for i in waiting]
@@ -649,7 +649,7 @@ def caption(
     random.shuffle(groups)
     parts = [phrase(described, len(objects), random) for described, objects in groups]
     held = {relation(a, b) for a in groups[0][1] for b in groups[1][1]} if len(groups) == 2 else {None}
-    if len(held) == 1 and None not in held and random.random() < 0.5:
+    if len(held) == 1 and None not in held and random.random() < 0.9:
         sentence = f" {said(RELATIONS[held.pop()], random)} ".join(parts)
     else:
         sentence = listed(parts, random)

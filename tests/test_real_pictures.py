@@ -23,6 +23,8 @@ size = 32
 block_out_channels = [16, 32, 64]
 [vae_training]
 validate_every = 400
+[words_training]
+batch_size = 32
 [unet]
 sample_size = 8
 block_out_channels = [64, 96]

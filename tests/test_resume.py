@@ -21,6 +21,9 @@ up_block_types = ["UpDecoderBlock2D", "UpDecoderBlock2D"]
 [vae_training]
 batch_size = 8
 checkpoint_every = 5
+[words_training]
+batch_size = 8
+checkpoint_every = 5
 [unet]
 sample_size = 8
 block_out_channels = [16, 16, 32]
@@ -82,11 +85,14 @@ def same_weights(first, second):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9 on Windows")
-def test_killed_twice_and_resumed_is_the_same_to_the_bit(tmp_path, unbroken, recipe):
+def test_killed_in_each_stage_and_resumed_is_the_same_to_the_bit(tmp_path, unbroken, recipe):
     folder = tmp_path / "run"
     process = train(folder, *recipe)
     wait_for(lambda: list(folder.glob("training/vae/checkpoints/step-00000[23]*")), process)
     kill(process)  # while the VAE is in training
+    process = train(folder, "--resume")
+    wait_for(lambda: list(folder.glob("training/words/checkpoints/step-000002*")), process)
+    kill(process)  # while the words are
     process = train(folder, "--resume")
     wait_for(lambda: list(folder.glob("training/diffusion/checkpoints/step-000002*")), process)
     kill(process)  # while text encoder and UNet are
