@@ -5,6 +5,7 @@
 # %% ../nbs/20_training.ipynb #bb922aa4
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -425,9 +426,11 @@ class Display:
             figure.savefig(run.folder / "loss.part.png", dpi=110)
             (run.folder / "loss.part.png").replace(run.folder / "loss.png")
         if in_notebook():
-            from IPython.display import display
+            from IPython.display import Image, display
 
-            self.handle = self.handle.update(figure) or self.handle if self.handle else display(figure, display_id=True)
+            figure.savefig(picture := io.BytesIO(), dpi=80)  # as a PNG: a bare Figure is only shown where pyplot has been imported
+            picture = Image(picture.getvalue())
+            self.handle = self.handle.update(picture) or self.handle if self.handle else display(picture, display_id=True)
 
 # %% ../nbs/20_training.ipynb #93d178e2
 def in_notebook() -> bool:
