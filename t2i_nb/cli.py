@@ -211,7 +211,7 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
     "Train a VAE, a text encoder and a UNet on scenes or on your own pictures, from nothing or from a model."
     from dataclasses import replace
 
-    from t2i_nb.recipe import check_recipe, extend_run, kept_recipe, like_start, open_folder, override, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
+    from t2i_nb.recipe import extend_run, kept_recipe, open_folder, override, read_recipe, scale_to_minutes, scale_to_steps, train_text_to_image
 
     if minutes is not None and steps is not None:
         raise ValueError("Give --minutes or --steps, not both.")
@@ -223,9 +223,7 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
         recipe = kept_recipe(out)
         recipe = replace(recipe, data=data or recipe.data)
     else:
-        recipe = read_recipe(config)
-        if start is not None:
-            recipe = check_recipe(like_start(replace(recipe, start=start)))
+        recipe = read_recipe(config, start)
         if steps is not None:
             recipe = scale_to_steps(recipe, steps)
         elif minutes is not None or config is None:  # a recipe of one's own says itself how long

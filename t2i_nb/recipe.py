@@ -30,7 +30,7 @@ from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
 __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_words_training',
-           'default_training', 'OwnPictures', 'Recipe', 'override', 'read_recipe', 'like_start', 'check_recipe',
+           'default_training', 'OwnPictures', 'Recipe', 'override', 'like_start', 'read_recipe', 'check_recipe',
            'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats', 'quiet_start', 'train_vae',
            'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss', 'build_tokenizer', 'build_networks',
            'keep_samples', 'shorten', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run',
@@ -121,22 +121,7 @@ def override(settings, changes: dict, place: str):
         changes = {**changes, key: override(known[key], value, f"{place}.{key}") if nested else tuple(value) if isinstance(value, list) else value}
     return replace(settings, **changes)
 
-# %% ../nbs/25_recipe.ipynb #7acc4d6f
-def read_recipe(
-    path: str | Path | None,  # a TOML file; None: the defaults
-) -> Recipe:
-    "A recipe from a file. Raises FileNotFoundError or ValueError with one sentence."
-    if path is None:
-        return Recipe()
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no recipe {path}.")
-    try:
-        changes = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as problem:
-        raise ValueError(f"{path} is not valid TOML: {problem}.") from None
-    return check_recipe(like_start(override(Recipe(), changes, "recipe")))
-
-
+# %% ../nbs/25_recipe.ipynb #159e93bb
 def like_start(
     recipe: Recipe,  # perhaps with a model to start from
 ) -> Recipe:  # its networks like that model's
@@ -146,6 +131,20 @@ def like_start(
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
     return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=model.unet.config, schedule=model.schedule_config)
+
+# %% ../nbs/25_recipe.ipynb #7acc4d6f
+def read_recipe(
+    path: str | Path | None,  # a TOML file; None: the defaults
+    start: str | None = None,  # a model to go on from, in place of the one that the file may name
+) -> Recipe:
+    "A recipe from a file. Raises FileNotFoundError or ValueError with one sentence."
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"There is no recipe {path}.")
+    try:
+        changes = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+    except tomllib.TOMLDecodeError as problem:
+        raise ValueError(f"{path} is not valid TOML: {problem}.") from None
+    return check_recipe(like_start(override(Recipe(), {**changes, "start": start} if start else changes, "recipe")))
 
 
 def check_recipe(
