@@ -25,7 +25,7 @@ from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
 from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
-from .unet import UNet, UNetConfig
+from .unet import UNet, UNetConfig, deepen
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
@@ -57,19 +57,19 @@ def default_unet() -> UNetConfig:
 # %% ../nbs/25_recipe.ipynb #147d304f
 def default_vae_training() -> TrainingConfig:
     "How the VAE is trained."
-    return TrainingConfig(steps=5000, batch_size=16, learning_rate=2e-3, warmup=50, decay=0.6, mixed_precision="bf16", ema_decay=0.99,
+    return TrainingConfig(steps=5000, batch_size=16, learning_rate=2e-3, warmup=50, decay=0.6, mixed_precision="auto", ema_decay=0.99,
                           checkpoint_every=500, validate_every=250, sample_every=1000)
 
 
 def default_words_training() -> TrainingConfig:
     "How the text encoder is prepared: it learns to draw the average picture of a sentence."
-    return TrainingConfig(steps=1000, batch_size=128, learning_rate=1e-3, warmup=100, decay=0.3, mixed_precision="bf16", ema_decay=0.99,
+    return TrainingConfig(steps=1000, batch_size=128, learning_rate=1e-3, warmup=100, decay=0.3, mixed_precision="auto", ema_decay=0.99,
                           checkpoint_every=500, validate_every=250, sample_every=500)
 
 
 def default_training() -> TrainingConfig:
     "How text encoder and UNet are trained."
-    return TrainingConfig(steps=8000, batch_size=32, learning_rate=3e-4, warmup=200, decay=0.6, weight_decay=0.01, mixed_precision="bf16",
+    return TrainingConfig(steps=8000, batch_size=32, learning_rate=3e-4, warmup=200, decay=0.6, weight_decay=0.01, mixed_precision="auto",
                           ema_decay=0.999, checkpoint_every=500, validate_every=250, sample_every=1000)
 
 
@@ -99,6 +99,7 @@ class Recipe:
     compile: bool = False  # whether the UNet is compiled for training: a fifth faster on a CPU, but needs a C++ compiler and two minutes at the start
     seed: int = 0
     start: str | None = None  # a model to go on from, shipped or a folder: its networks, and their settings; None: fresh ones
+    deepen: int | tuple | None = None  # residual blocks of each level that the UNet of that model gets; None: those that it has
     vae: VAEConfig = field(default_factory=default_vae)
     vae_training: TrainingConfig = field(default_factory=default_vae_training)
     text: TextConfig = field(default_factory=default_text)
@@ -125,12 +126,15 @@ def override(settings, changes: dict, place: str):
 def like_start(
     recipe: Recipe,  # perhaps with a model to start from
 ) -> Recipe:  # its networks like that model's
-    "A recipe with the size and the configurations of the model that training starts from; those can't be changed on the way."
+    "A recipe with the size and the configurations of the model that training starts from; only `deepen` changes them. Raises ValueError where it can't."
     if not recipe.start:
+        if recipe.deepen is not None:
+            raise ValueError("deepen is for a model to go on from: name it with start, or set unet.layers_per_block.")
         return recipe
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
-    return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=model.unet.config, schedule=model.schedule_config)
+    unet = deepen(model.unet, recipe.deepen).config if recipe.deepen is not None else model.unet.config
+    return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=unet, schedule=model.schedule_config)
 
 # %% ../nbs/25_recipe.ipynb #7acc4d6f
 def read_recipe(
@@ -351,7 +355,7 @@ def build_networks(
                    bos_token_id=tokenizer.vocabulary[START], eos_token_id=tokenizer.vocabulary[END], pad_token_id=tokenizer.vocabulary[END])
     networks = nn.ModuleDict({"unet": UNet(recipe.unet), "text_encoder": TextEncoder(text)})
     if start is not None:
-        networks["unet"].load_state_dict(start.unet.state_dict())
+        networks["unet"].load_state_dict(deepen(start.unet, recipe.unet.layers_per_block).state_dict())
         weights, table = start.text_encoder.state_dict(), "embeddings.token_embedding.weight"
         weights[table] = torch.cat([weights[table], networks["text_encoder"].state_dict()[table][len(weights[table]):]])  # words that it doesn't know yet
         networks["text_encoder"].load_state_dict(weights)

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 # %% auto #0
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'Shuffled', 'TrainingConfig', 'check_training_config', 'History',
            'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint', 'read_checkpoint',
-           'latest_checkpoint', 'check_device', 'make_accelerator', 'Run', 'start_run', 'train_step', 'save_run',
-           'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'train', 'is_due', 'look', 'log']
+           'latest_checkpoint', 'check_device', 'best_precision', 'make_accelerator', 'Run', 'start_run', 'train_step',
+           'save_run', 'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'train', 'is_due', 'look',
+           'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -113,7 +114,7 @@ class TrainingConfig:
     betas: tuple = (0.9, 0.99)  # AdamW's
     gradient_clip: float = 1.0  # longest gradient that is let through
     accumulation: int = 1  # batches a step
-    mixed_precision: str = "no"  # "no" or "bf16"
+    mixed_precision: str = "no"  # "no", "bf16" or "auto": bf16 where the hardware has it
     ema_decay: float = 0.999  # of the averaged weights
     checkpoint_every: int = 500  # steps
     validate_every: int = 250  # steps
@@ -141,8 +142,8 @@ def check_training_config(
         raise ValueError(f"keep is {config.keep!r}, but must be a whole number of checkpoints, at least 1.")
     if not 0 <= config.decay <= 1:
         raise ValueError(f"decay is {config.decay!r}, but is a share of the run: give a number from 0 to 1.")
-    if config.mixed_precision not in ("no", "bf16"):
-        raise ValueError(f"mixed_precision is {config.mixed_precision!r}, but must be 'no' or 'bf16'.")
+    if config.mixed_precision not in ("no", "bf16", "auto"):
+        raise ValueError(f"mixed_precision is {config.mixed_precision!r}, but must be 'no', 'bf16' or 'auto'.")
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"ema_decay is {config.ema_decay!r}, but must be at least 0 and less than 1.")
     return config
@@ -269,6 +270,18 @@ def check_device(
         raise ValueError(f"There is no device {device!r} here: choose cpu{' or cuda' if torch.cuda.is_available() else ''}.") from None
 
 
+def best_precision(
+    device: torch.device,  # to train on
+    capabilities: dict | None = None,  # of the CPU; None: this one's
+) -> str:  # "bf16" or "no"
+    "bfloat16 where the hardware multiplies in it: GPUs from 2020 on, CPUs with AMX or AVX512-BF16. Elsewhere it is emulated, and slower than float32."
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if capabilities is None:
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if device.type == "cpu" and (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")) else "no"
+
+
 def make_accelerator(
     config: TrainingConfig,  # its precision is used
     device: str | None = None,  # "cpu" keeps off a GPU that is there
@@ -279,7 +292,9 @@ def make_accelerator(
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # it is a singleton, and a notebook may train twice with different settings
-    return Accelerator(mixed_precision=config.mixed_precision, cpu=device == "cpu", project_dir=folder,
+    here = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
+    precision = best_precision(here) if config.mixed_precision == "auto" else config.mixed_precision
+    return Accelerator(mixed_precision=precision, cpu=device == "cpu", project_dir=folder,
                        log_with="tensorboard" if config.tensorboard else None)
 
 # %% ../nbs/20_training.ipynb #3f7debec

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'CHOICES', 'known_settings', 'check_config', 'UNetConfig', 'attention_maker', 'make_down', 'make_mid',
-           'make_up', 'listen', 'check_inputs', 'UNet', 'PackedConv', 'packed']
+           'make_up', 'listen', 'check_inputs', 'UNet', 'silence', 'deepen', 'PackedConv', 'packed']
 
 # %% ../nbs/11_unet.ipynb #94acc95f
 import copy
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (DownBlock, MidBlock, SpatialAttention, TimestepEmbedding, Transformer2D, TransformerBlock,
+from .layers import (DownBlock, MidBlock, ResnetBlock, SpatialAttention, TimestepEmbedding, Transformer2D, TransformerBlock,
                            UpBlock, timestep_embedding)
 
 # %% ../nbs/11_unet.ipynb #59d34164
@@ -244,6 +245,40 @@ class UNet(nn.Module):
     def prepare_text(self, hidden: Tensor) -> dict:  # text tokens [n, m, d] -> to be given as encoder_hidden_states
         "Keys and values of every cross-attention: the text is the same at every step, so they are computed once."
         return {block.attn2: block.attn2.keys_values(hidden) for block in self.modules() if isinstance(block, TransformerBlock)}
+
+# %% ../nbs/11_unet.ipynb #047c97bc
+@torch.no_grad()
+def silence(block: nn.Module) -> None:  # a ResnetBlock, Transformer2D or SpatialAttention
+    "Let a residual block pass on what it is given; of two inputs, concatenated, the first."
+    last = block.conv2 if isinstance(block, ResnetBlock) else block.proj_out if isinstance(block, Transformer2D) else block.to_out[0]
+    nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
+    if getattr(block, "conv_shortcut", None) is not None:
+        nn.init.dirac_(block.conv_shortcut.weight); nn.init.zeros_(block.conv_shortcut.bias)
+
+# %% ../nbs/11_unet.ipynb #1b7de0b2
+def deepen(
+    unet: UNet,  # trained or not
+    layers_per_block: int | tuple,  # residual blocks of each level, no fewer than it has
+) -> UNet:  # a new one
+    """A UNet with more blocks that computes the same, until it is trained. Raises ValueError for fewer blocks.
+
+    Source: Chen et al. 2016, Net2Net, section 2.3, with silent residual blocks in place of identity layers."""
+    config, own = replace(unet.config, layers_per_block=layers_per_block), unet.config.per_level("layers_per_block")
+    wanted = config.per_level("layers_per_block")
+    if not all(isinstance(new, int) and new >= old for new, old in zip(wanted, own)):
+        raise ValueError(f"This UNet has {', '.join(map(str, own))} blocks in its levels, and can't get {', '.join(map(str, wanted))}: give whole numbers, no smaller.")
+    deeper, more = UNet(config), [new - old for new, old in zip(wanted, own)]
+
+    def renumbered(name: str) -> str:
+        match = re.match(r"(up_blocks\.(\d+)\.(?:resnets|attentions)\.)([1-9]\d*)(.*)", name)
+        return f"{match[1]}{int(match[3]) + more[-1 - int(match[2])]}{match[4]}" if match else name
+
+    weights = {renumbered(name): value for name, value in unet.state_dict().items()}
+    for name, block in deeper.named_modules():
+        if isinstance(block, (ResnetBlock, Transformer2D, SpatialAttention)) and not any(key.startswith(f"{name}.") for key in weights):
+            silence(block)
+    deeper.load_state_dict({**deeper.state_dict(), **weights})
+    return deeper.to(unet.conv_in.weight).train(unet.training)
 
 # %% ../nbs/11_unet.ipynb #7c5f9bfe
 class PackedConv(nn.Module):
