@@ -15,8 +15,8 @@ from .diffusion import to_x0
 from .schedules import SPACINGS, Schedule
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'time_steps', 'make_denoiser', 'Step', 'Level', 'levels', 'ddpm', 'ddim', 'euler', 'half_log_snr',
-           'dpm_solver', 'combine', 'guide', 'guided', 'randn']
+__all__ = ['SAMPLERS', 'time_steps', 'threshold', 'make_denoiser', 'Step', 'Level', 'levels', 'between', 'ddpm', 'ddim', 'euler',
+           'half_log_snr', 'dpm_solver', 'combine', 'guide', 'guided', 'randn']
 
 # %% ../nbs/04_samplers.ipynb #39f406ca
 def time_steps(
@@ -24,30 +24,43 @@ def time_steps(
     count: int,  # how many of them to take
     spacing: str = "trailing",  # "trailing" begins at T - 1, "leading" ends at `offset`, "linspace" does both ends
     offset: int = 0,  # added to each step of "leading" (Stable Diffusion 1: 1)
+    arrival: bool = False,  # "leading" and "linspace": lay out a point more and drop the last, as DPM-Solver does, whose steps end there
 ) -> list[int]:  # descending time steps, `count` of them
-    "Which of the T time steps to visit. (Lin et al. 2023, table 2; rounding as in diffusers' DDIM)"
+    "Which of the T time steps to visit. (Lin et al. 2023, table 2; rounding as in diffusers' DDIM and, with `arrival`, DPM-Solver)"
     if spacing not in SPACINGS:
         raise ValueError(f"spacing is {spacing!r}; choose one of {', '.join(SPACINGS)}.")
     if not 1 <= count <= schedule_steps:
         raise ValueError(f"The number of steps is {count}; choose one from 1 to {schedule_steps}.")
-    if spacing == "trailing" or (spacing == "linspace" and count == 1):
+    if spacing == "trailing" or (spacing == "linspace" and count + arrival == 1):
         gap = schedule_steps - schedule_steps / count - schedule_steps  # rounded as numpy's arange rounds it, so that ties fall alike
         steps = [round(schedule_steps + i * gap) - 1 for i in range(count)]
     elif spacing == "leading":
-        steps = [i * (schedule_steps // count) + offset for i in reversed(range(count))]
+        steps = [i * (schedule_steps // (count + arrival)) + offset for i in reversed(range(arrival, count + arrival))]
     else:
-        steps = [round(i * ((schedule_steps - 1) / (count - 1))) for i in reversed(range(count))]
+        steps = [round(i * ((schedule_steps - 1) / (count + arrival - 1))) for i in reversed(range(arrival, count + arrival))]
     if steps[0] >= schedule_steps:
         raise ValueError(f"With offset {offset} the first time step would be {steps[0]}, but the last of the schedule is {schedule_steps - 1}; take fewer steps.")
     return steps
 
 # %% ../nbs/04_samplers.ipynb #9c0b517b
+def threshold(
+    x0: Tensor,  # predicted clean samples [n, ...]
+    ratio: float = 0.995,  # share of a sample's values that is left alone
+    most: float = 1.0,  # the largest limit; 1 is plain clamping
+) -> Tensor:  # within [-1, 1]
+    "Dynamic thresholding: clamp each sample at a quantile of its absolute values, at least 1, and divide by it. (Saharia et al. 2022, section 2.3)"
+    limit = torch.quantile(x0.abs().flatten(1), ratio, dim=1).clamp(1, most).view(-1, *[1] * (x0.ndim - 1))  # [n, 1, ...]
+    return x0.clamp(-limit, limit) / limit
+
+# %% ../nbs/04_samplers.ipynb #c468b55c
 def make_denoiser(
     model: Callable[[Tensor, Tensor], Tensor],  # model(x [n, ...], t [n]) -> output [n, ...]
     schedule: Schedule,
     prediction_type: str,  # what the output means: "epsilon", "sample" or "v_prediction"
     clip: float | None = None,  # clamp the predicted x_0 to [-clip, clip]
-) -> Callable[[Tensor, int], Tensor]:  # denoise(x, t) -> predicted x_0, without gradients
+    dynamic: tuple[float, float] | None = None,  # or `threshold` it, with this ratio and this largest limit
+    learned: bool = False,  # the network also predicts a variance, in a second half of its channels
+) -> Callable[[Tensor, int], Tensor]:  # denoise(x, t) -> predicted x_0, without gradients; with `learned` a pair, x_0 and the second half
     "The one function that a sampler needs, made of a network."
 
     @torch.no_grad()
@@ -55,8 +68,10 @@ def make_denoiser(
         if prediction_type == "epsilon" and schedule.alphas_bar[t] == 0:
             raise ValueError("A network that predicts epsilon can't start from zero terminal SNR; train it with prediction_type='v_prediction'.")
         batch_t = torch.full((len(x),), t, dtype=torch.long, device=x.device)  # [n]
-        x0 = to_x0(model(x, batch_t), x, batch_t, schedule, prediction_type)
-        return x0 if clip is None else x0.clamp(-clip, clip)
+        output, variance = model(x, batch_t).chunk(2, dim=1) if learned else (model(x, batch_t), None)
+        x0 = to_x0(output, x, batch_t, schedule, prediction_type)
+        x0 = threshold(x0, *dynamic) if dynamic is not None else x0 if clip is None else x0.clamp(-clip, clip)
+        return (x0, variance) if learned else x0
 
     return denoise
 
@@ -77,32 +92,49 @@ class Level(NamedTuple):
 def levels(
     schedule: Schedule,
     steps: Sequence[int],  # descending time steps
+    end: float = 1.0,  # alpha-bar where the last step arrives: 1 is x_0
 ) -> Iterator[tuple[int, Level, Level]]:  # for each step: t, the level it starts from, the level it arrives at
-    "The noise levels a sampler walks through; the last step always arrives at x_0, where alpha-bar is 1."
+    "The noise levels a sampler walks through."
     steps = [int(t) for t in steps]
     if not steps or not schedule.steps > steps[0] or steps[-1] < 0 or any(a <= b for a, b in zip(steps, steps[1:])):
         raise ValueError(f"A sampler needs descending time steps between {schedule.steps - 1} and 0; make them with time_steps().")
     path = [Level(*(table[t].item() for table in (schedule.alphas_bar, schedule.signal, schedule.noise))) for t in steps]
-    return zip(steps, path, path[1:] + [Level(1.0, 1.0, 0.0)])
+    return zip(steps, path, path[1:] + [Level(end, math.sqrt(end), math.sqrt(1 - end))])
 
 # %% ../nbs/04_samplers.ipynb #1dd41160
+def between(
+    v: Tensor,  # what the network says, in [-1, 1] [n, ...]
+    small: float,  # the posterior's variance, right if the data were a single point
+    large: float,  # beta, right if the data were noise
+) -> Tensor:  # variances [n, ...]
+    "The variance between the two bounds, on a logarithmic scale. (Improved DDPM, eq. 15)"
+    share = (v + 1) / 2
+    return torch.exp(share * math.log(large) + (1 - share) * math.log(small))
+
+# %% ../nbs/04_samplers.ipynb #984c6d99
 def ddpm(
     denoise: Callable[[Tensor, int], Tensor],  # denoise(x, t) -> predicted x_0
     x: Tensor,  # the sample at steps[0]: standard normal noise [n, ...]
     schedule: Schedule,
     steps: Sequence[int],  # descending time steps: all of them, or fewer
-    variance: str = "fixed_small",  # of the noise that is added: "fixed_small" (the posterior's) or "fixed_large" (beta)
+    variance: str = "fixed_small",  # of the noise that is added: "fixed_small" (the posterior's), "fixed_large" (beta), or "learned_range" or "learned" by the network
     noise: Callable[[Tensor], Tensor] | None = None,  # noise(x) -> fresh noise like x; None: torch.randn_like
 ) -> Iterator[Step]:
     "Ancestral sampling; with fewer than all steps, with the betas of the respaced chain. The last step adds no noise. (DDPM, algorithm 2)"
-    if variance not in ("fixed_small", "fixed_large"):
-        raise ValueError(f"variance is {variance!r}; choose fixed_small or fixed_large.")
+    if variance not in ("fixed_small", "fixed_large", "learned_range", "learned"):
+        raise ValueError(f"variance is {variance!r}; choose fixed_small, fixed_large, learned_range or learned.")
     for t, now, then in levels(schedule, steps):
-        x0 = denoise(x, t)
+        answer = denoise(x, t)
+        if isinstance(answer, tuple) != variance.startswith("learned"):
+            raise ValueError("A learned variance needs a denoiser made with learned=True, and a fixed one a denoiser without it.")
+        x0, predicted = answer if isinstance(answer, tuple) else (answer, None)
         beta = 1 - now.alpha_bar / then.alpha_bar
         mean = (then.signal * beta * x0 + math.sqrt(1 - beta) * then.noise**2 * x) / now.noise**2
-        scale = beta if variance == "fixed_large" else beta * then.noise**2 / now.noise**2
-        x = mean if then.noise == 0 else mean + math.sqrt(scale) * (noise or torch.randn_like)(x)
+        small = beta * then.noise**2 / now.noise**2
+        if then.noise == 0: scale = 0.0
+        elif predicted is None: scale = beta if variance == "fixed_large" else small
+        else: scale = between(predicted, small, beta) if variance == "learned_range" else predicted  # [n, ...]
+        x = mean if then.noise == 0 else mean + scale**0.5 * (noise or torch.randn_like)(x)
         yield Step(t, x, x0)
 
 # %% ../nbs/04_samplers.ipynb #b7004ef7
@@ -113,9 +145,10 @@ def ddim(
     steps: Sequence[int],  # descending time steps
     eta: float = 0.0,  # share of fresh noise: 0 is deterministic, 1 is DDPM with fixed_small
     noise: Callable[[Tensor], Tensor] | None = None,  # noise(x) -> fresh noise like x; None: torch.randn_like
+    end: float = 1.0,  # alpha-bar where the last step arrives: 1 is x_0; Stable Diffusion 1 stops at that of time step 0
 ) -> Iterator[Step]:
     "Keep the predicted noise, but less of it: x' = signal' x_0 + noise' epsilon. (DDIM, eq. 12 and 16)"
-    for t, now, then in levels(schedule, steps):
+    for t, now, then in levels(schedule, steps, end):
         x0 = denoise(x, t)
         epsilon = (x - now.signal * x0) / now.noise
         fresh = eta * then.noise / now.noise * math.sqrt(1 - now.alpha_bar / then.alpha_bar)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['BETA_SCHEDULES', 'PREDICTION_TYPES', 'SPACINGS', 'linear_betas', 'scaled_linear_betas', 'cosine_betas',
-           'sigmoid_betas', 'rescale_zero_terminal_snr', 'ScheduleConfig', 'betas_from_config', 'Schedule']
+__all__ = ['BETA_SCHEDULES', 'PREDICTION_TYPES', 'SPACINGS', 'SCHEDULERS', 'STEPPING', 'OTHER_NOISE', 'linear_betas',
+           'scaled_linear_betas', 'cosine_betas', 'sigmoid_betas', 'rescale_zero_terminal_snr', 'from_scheduler',
+           'ScheduleConfig', 'betas_from_config', 'Schedule']
 
 # %% ../nbs/02_schedules.ipynb #81b05f54
 def linear_betas(
@@ -76,8 +77,28 @@ def _check(config: ScheduleConfig) -> None:
             raise ValueError(f"{key} is {getattr(config, key)!r}; choose one of {', '.join(allowed)}.")
     if config.num_train_timesteps < 2:
         raise ValueError("num_train_timesteps must be at least 2.")
-    if config.thresholding:
-        raise ValueError("thresholding is not supported; set it to false and use clip_sample instead.")
+    if config.thresholding and not (0 < config.dynamic_thresholding_ratio <= 1 and config.sample_max_value >= 1):
+        raise ValueError("thresholding needs a dynamic_thresholding_ratio above 0 and up to 1, and a sample_max_value of at least 1.")
+
+# %% ../nbs/02_schedules.ipynb #659fdfa8
+SCHEDULERS = {  # diffusers' classes, with the defaults that differ from ours
+    "DDIMScheduler": {"timestep_spacing": "leading", "clip_sample": True}, "DDPMScheduler": {"timestep_spacing": "leading", "clip_sample": True},
+    "PNDMScheduler": {"timestep_spacing": "leading", "set_alpha_to_one": False},
+    **dict.fromkeys(("LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"), {"timestep_spacing": "linspace"}),
+}
+STEPPING = {  # settings of their steps, which say nothing of the schedule
+    "skip_prk_steps", "variance_type", "interpolation_type", "timestep_type", "solver_order", "algorithm_type", "solver_type", "lower_order_final",
+    "euler_at_final", "final_sigmas_type", "lambda_min_clipped", "flow_shift", "time_shift_type"}
+OTHER_NOISE = {  # those that change the noise levels: they must be off
+    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting", "sigma_min", "sigma_max"}
+
+def from_scheduler(name: str | None, settings: dict) -> dict:
+    "The settings of a schedule among those of one of diffusers' schedulers; None: among our own. Raises ValueError for a class or a setting that isn't supported."
+    if name is not None and name not in SCHEDULERS:
+        raise ValueError(f"The scheduler {name!r} is not supported; those that are: {', '.join(SCHEDULERS)}.")
+    for key in sorted(OTHER_NOISE & settings.keys()):
+        if settings[key]: raise ValueError(f"The schedule has {key}={settings[key]!r}, which changes its noise levels and is not supported.")
+    return SCHEDULERS.get(name, {}) | {key: value for key, value in settings.items() if not key.startswith("_") and key not in STEPPING | OTHER_NOISE}
 
 # %% ../nbs/02_schedules.ipynb #ea6db528
 @dataclass
@@ -94,10 +115,10 @@ class ScheduleConfig:
     clip_sample_range: float = 1.0  # to [-range, range]
     timestep_spacing: str = "trailing"  # one of SPACINGS
     steps_offset: int = 0  # added to the time steps of "leading"
-    set_alpha_to_one: bool = True  # kept for diffusers: the course's samplers always arrive at alpha-bar 1
-    thresholding: bool = False  # not supported
-    dynamic_thresholding_ratio: float = 0.995  # kept for diffusers
-    sample_max_value: float = 1.0  # kept for diffusers
+    set_alpha_to_one: bool = True  # DDIM's last step arrives at alpha-bar 1; False: at that of time step 0, as Stable Diffusion 1
+    thresholding: bool = False  # or clamp it at a quantile of its values, and scale it back to [-1, 1]
+    dynamic_thresholding_ratio: float = 0.995  # which quantile
+    sample_max_value: float = 1.0  # the largest limit
 
     def __post_init__(self):
         _check(self)
@@ -111,8 +132,8 @@ class ScheduleConfig:
         cls,
         settings: dict,  # as read from a `scheduler_config.json`; keys that start with "_" are skipped
     ) -> ScheduleConfig:
-        "Settings from a dictionary. Raises ValueError that names a key it doesn't know."
-        settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+        "Settings from a dictionary, also of diffusers' other schedulers. Raises ValueError that names a key it doesn't know."
+        settings = from_scheduler(settings.get("_class_name"), settings)
         known = [field.name for field in fields(cls)]
         for key in settings:
             if key not in known:
