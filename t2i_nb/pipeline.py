@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Iterator, Sequence
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from .bpe import BPETokenizer
 from .latents import decode
 from .samplers import SAMPLERS, Step, guided, make_denoiser, randn, time_steps
 from .schedules import Schedule, ScheduleConfig
@@ -26,8 +28,9 @@ from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'shipped_models', 'find_model', 'predict', 'check_prompt', 'suggest',
-           'check_settings', 'sample_latents', 'generate', 'TextToImage', 'load_model', 'save_model', 'save_weights']
+__all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'today', 'shipped_models', 'find_model', 'download', 'predict', 'check_prompt',
+           'suggest', 'check_settings', 'sample_latents', 'generate', 'TextToImage', 'load_model', 'check_index',
+           'save_model', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -35,10 +38,12 @@ def load_weights(
     path: Path,  # a .safetensors file
 ) -> nn.Module:  # the same, with the file's weights in float32, ready to use
     "Fill a network strictly: each tensor must be there, with the right shape, and none beside them. Raises ValueError that names the first that isn't."
+    if not path.is_file() and any(path.parent.glob("*.bin")):
+        raise ValueError(f"{path.parent} has its weights in a pickled file only (.bin), which could run any code when it is read: get the same model as .safetensors.")
     if not path.is_file():
         raise FileNotFoundError(f"The weights {path} are missing: {path.parent.parent} is not a whole model folder.")
     try:
-        found = {name.removeprefix("text_model."): value.float() for name, value in load_file(path).items()}
+        found = {today(name): value.to(torch.float32, copy=True) for name, value in load_file(path).items() if not name.endswith(".position_ids")}
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{path} is damaged: {problem}.") from None
     wanted = network.state_dict()
@@ -49,8 +54,14 @@ def load_weights(
             raise ValueError(f"{path} has a tensor {name} that its configuration has no place for.")
         if wanted[name].shape != found[name].shape:
             raise ValueError(f"The tensor {name} in {path} has the shape {list(found[name].shape)}; its configuration wants {list(wanted[name].shape)}.")
-    network.load_state_dict(found)
+    network.load_state_dict(found, assign=True)  # its own tensors may be empty ones, on the device "meta"
     return network.eval().requires_grad_(False)
+
+
+def today(name: str) -> str:
+    "A tensor's name as it is now: attention in older VAEs (such as Stable Diffusion 1's) and older text encoders had others."
+    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    return re.sub(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.", lambda match: f"{match[1]}{old[match[2]]}.", name.removeprefix("text_model."))
 
 # %% ../nbs/22_text_to_image.ipynb #dee24670
 WEIGHTS = Path(__file__).resolve().parent / "weights" if "__file__" in globals() else Path("../t2i_nb/weights").resolve()
@@ -62,15 +73,31 @@ def shipped_models() -> list[str]:
 
 
 def find_model(
-    model: str | Path,  # a shipped model's name, or a folder
+    model: str | Path,  # a shipped model's name, a folder, or OWNER/NAME on the Hub
 ) -> Path:
-    "The folder of a model; FileNotFoundError with the choices where there is none."
+    "The folder of a model, downloaded if need be; FileNotFoundError with the choices where there is none."
     for folder in (Path(model), WEIGHTS / str(model)):
         if (folder / "model_index.json").is_file():
             return folder
     if Path(model).is_dir():
         raise FileNotFoundError(f"The folder {model} holds no model (no model_index.json).")
-    raise FileNotFoundError(f"There is no model {str(model)!r}: give a folder, or one of {', '.join(shipped_models())}.")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        return download(str(model))
+    raise FileNotFoundError(f"There is no model {str(model)!r}: give a folder, the name of one on the Hub (OWNER/NAME), or one of {', '.join(shipped_models())}.")
+
+
+def download(
+    name: str,  # OWNER/NAME on the Hugging Face Hub
+) -> Path:  # its folder in the Hub's cache
+    "A model from the Hub: its JSON files and safetensors, nothing else. What is there already isn't fetched again. FileNotFoundError if it can't be had."
+    from huggingface_hub import snapshot_download
+
+    files = ["model_index.json", "*/*.json", "tokenizer/merges.txt", *(f"{part}/{weights}" for part, (_, weights) in PARTS.items())]
+    try:
+        return Path(snapshot_download(name, allow_patterns=files))
+    except (OSError, ValueError) as problem:  # the Hub's own errors are of these kinds
+        raise FileNotFoundError(f"The model {name} is neither a folder nor in the Hub's cache, and could not be downloaded ({type(problem).__name__}): "
+                                "check its name and your network, or download it elsewhere and give its folder.") from None
 
 # %% ../nbs/22_text_to_image.ipynb #8075783a
 def predict(
@@ -87,7 +114,7 @@ def predict(
 # %% ../nbs/22_text_to_image.ipynb #da558e65
 def check_prompt(
     prompt: str,  # what the user typed
-    tokenizer: Tokenizer,  # knows the words
+    tokenizer: Tokenizer | BPETokenizer,  # knows the words
 ) -> str:  # a remark on unknown words; empty where all are known
     "Raise ValueError, in one sentence, for a prompt that can't be drawn."
     if not isinstance(prompt, str):
@@ -157,9 +184,14 @@ def sample_latents(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda shape: randn(shape, generators, device)
     x = draw((count, model.unet.config.in_channels, side, side))  # pure noise
-    denoise = make_denoiser(guided(network, guidance) if guidance != 1 else network, model.schedule, model.schedule_config.prediction_type)
+    schedule, config = model.schedule, model.schedule_config
+    dynamic = (config.dynamic_thresholding_ratio, config.sample_max_value) if config.thresholding else None
+    clip = config.clip_sample_range if config.clip_sample else None
+    denoise = make_denoiser(guided(network, guidance) if guidance != 1 else network, schedule, config.prediction_type, clip, dynamic)
     options = {"noise": lambda x: draw(x.shape)} if sampler in ("ddpm", "ddim") else {}
-    yield from SAMPLERS[sampler](denoise, x, model.schedule, time_steps(model.schedule.steps, steps, "trailing"), **options)
+    if sampler == "ddim" and not config.set_alpha_to_one: options["end"] = schedule.alphas_bar[0].item()
+    visited = time_steps(schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm")
+    yield from SAMPLERS[sampler](denoise, x, schedule, visited, **options)
 
 # %% ../nbs/22_text_to_image.ipynb #a36dbb19
 def generate(
@@ -173,8 +205,11 @@ def generate(
     n: int = 1,  # pictures a prompt
     size: int | None = None,  # side in pixels, a multiple of the VAE's factor; None: what it was trained on
     batch_size: int = 16,  # pictures drawn at once
+    progress: bool = False,  # show a bar, for large models
 ) -> list[Image.Image]:  # len(prompts) * n RGB pictures, those of a prompt beside each other
     "Draw `n` pictures of each prompt, with the seeds seed, seed + 1, ... Raises ValueError, in one sentence, for what can't be drawn."
+    from tqdm.auto import tqdm
+
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
     settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
@@ -187,11 +222,11 @@ def generate(
         if remark:
             warnings.warn(remark, stacklevel=2)
     jobs, pictures = [(prompt, seed + number) for prompt in prompts for number in range(n)], []
-    for start in range(0, len(jobs), batch_size):
-        texts, seeds = zip(*jobs[start:start + batch_size])
-        with torch.inference_mode():
+    with torch.inference_mode(), tqdm(total=-(-len(jobs) // batch_size) * settings["steps"], unit=" steps", leave=False, disable=not progress) as bar:
+        for start in range(0, len(jobs), batch_size):
+            texts, seeds = zip(*jobs[start:start + batch_size])
             for step in sample_latents(model, texts, negative, seeds, size=size, **settings):
-                pass
+                bar.update()
             pictures += to_pil((decode(model.vae, step.x) + 1) / 2)
     return pictures
 
@@ -204,7 +239,7 @@ class TextToImage:
         unet: UNet,
         vae: VAE,
         text_encoder: TextEncoder,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | BPETokenizer,
         schedule_config: ScheduleConfig,
         defaults: dict | None = None,  # of steps, sampler and guidance
     ):
@@ -229,7 +264,7 @@ class TextToImage:
 
     @classmethod
     def from_pretrained(cls, model: str | Path = "scenes", device: str | None = None) -> "TextToImage":
-        "Load a shipped model by its name, or a folder in diffusers' layout. Raises FileNotFoundError or ValueError that says what is missing."
+        "Load a shipped model by its name, a folder in diffusers' layout, or OWNER/NAME from the Hub. Raises FileNotFoundError or ValueError that says what is missing."
         return load_model(cls, find_model(model), device)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -247,14 +282,30 @@ PARTS = {  # folder -> (attribute, library and class that diffusers and transfor
 def load_model(cls: type, folder: Path, device: str | None) -> TextToImage:
     "Read all parts of a model; see `TextToImage.from_pretrained`."
     check_device(device)
-    index, parts = read_json(folder / "model_index.json"), {}
+    index, parts = check_index(folder), {}
     for name, build, config in (("unet", UNet, UNetConfig), ("vae", VAE, VAEConfig), ("text_encoder", TextEncoder, TextConfig)):
         settings = config.from_dict(read_json(folder / name / "config.json"))
-        parts[name] = load_weights(build(settings), folder / name / PARTS[name][1])
-    tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+        with torch.device("meta"):  # no memory, and no random numbers, before the weights are there
+            network = build(settings)
+        parts[name] = load_weights(network, folder / name / PARTS[name][1])
+    whole = read_json(folder / "tokenizer" / "tokenizer_config.json").get("tokenizer_class") == "Tokenizer"  # ours of whole words, or CLIP's
+    tokenizer = (Tokenizer if whole else BPETokenizer).from_pretrained(folder / "tokenizer")
     schedule_config = ScheduleConfig.from_dict(read_json(folder / "scheduler" / "scheduler_config.json"))
-    model = cls(**parts, tokenizer=tokenizer, schedule_config=schedule_config, defaults=index.get("defaults"))
+    defaults = index.get("defaults", {"steps": 50, "sampler": "ddim", "guidance": 7.5} if index["_class_name"] != "TextToImage" else None)
+    model = cls(**parts, tokenizer=tokenizer, schedule_config=schedule_config, defaults=defaults)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def check_index(folder: Path) -> dict:  # what model_index.json says
+    "The list of a model's parts. Raises ValueError, in one sentence, for a part of a class that can't be loaded."
+    index = read_json(folder / "model_index.json")
+    if index.get("_class_name") not in ("TextToImage", "StableDiffusionPipeline"):
+        raise ValueError(f"{folder} holds a {index.get('_class_name')}: only models of Stable Diffusion 1 and 2 (StableDiffusionPipeline) and the course's own can be loaded.")
+    for name, (library, _) in PARTS.items():
+        found = index.get(name) or [None, None]
+        if found[-1] != library[1]:
+            raise ValueError(f"The {name} of {folder} is a {found[-1]}, but only a {library[1]} can be loaded.")
+    return index
 
 # %% ../nbs/22_text_to_image.ipynb #99d75aae
 def save_model(model: TextToImage, folder: Path) -> Path:
@@ -270,8 +321,9 @@ def save_model(model: TextToImage, folder: Path) -> Path:
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **model.schedule_config.to_dict()}
     write_json(scheduler, folder / "scheduler" / "scheduler_config.json")
-    index = {"_class_name": "TextToImage", **{name: library for name, (library, _) in PARTS.items()},
-             "tokenizer": ["t2i_nb.text", "Tokenizer"], "scheduler": ["diffusers", "DDIMScheduler"], "defaults": model.defaults}
+    tokenizer = ["transformers", "CLIPTokenizer"] if isinstance(model.tokenizer, BPETokenizer) else ["t2i_nb.text", "Tokenizer"]
+    index = {"_class_name": "TextToImage", **{name: library for name, (library, _) in PARTS.items()}, "tokenizer": tokenizer, "scheduler": ["diffusers", "DDIMScheduler"],
+             "defaults": model.defaults}
     write_json(index, folder / "model_index.json")
     return folder
 
