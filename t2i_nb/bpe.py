@@ -18,8 +18,8 @@ from .text import pad, read_json, write_json
 
 # %% auto #0
 __all__ = ['SPECIAL', 'ENDINGS', 'SPACES', 'byte_characters', 'as_bytes', 'normalize', 'kind', 'split_text', 'spell', 'weld',
-           'learn_merges', 'apply_merges', 'bpe_vocabulary', 'BPETokenizer', 'check_pieces', 'save_bpe', 'load_bpe',
-           'read_merges']
+           'learn_merges', 'apply_merges', 'bpe_vocabulary', 'cut', 'join_pieces', 'BPETokenizer', 'check_pieces',
+           'save_bpe', 'load_bpe', 'read_merges']
 
 # %% ../nbs/15_byte_pairs.ipynb #0e5d881a
 @lru_cache
@@ -122,7 +122,26 @@ def bpe_vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:  # piec
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), *SPECIAL]
     return {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
 
-# %% ../nbs/15_byte_pairs.ipynb #842765fc
+
+def cut(
+    text: str,
+    ranks: dict[tuple[str, str], int],  # pair -> when it was learnt
+    special: Sequence[str] = SPECIAL,  # pieces that stay whole where a text spells them
+) -> list[str]:
+    "The pieces of a text."
+    pieces = []
+    for part in re.split(f"({'|'.join(map(re.escape, special))})", text):
+        pieces += [part] if part in special else [piece for word in split_text(normalize(part)) for piece in apply_merges(word, ranks)]
+    return pieces
+
+
+def join_pieces(pieces: Iterable[str]) -> str:
+    "The text that pieces spell, words apart."
+    codes = {character: byte for byte, character in byte_characters().items()}
+    text = "".join(pieces).replace("</w>", " ").strip()
+    return b"".join(b" " if c == " " else bytes([codes[c]]) for c in text).decode("utf-8", errors="replace")
+
+# %% ../nbs/15_byte_pairs.ipynb #4d71cb37
 class BPETokenizer:
     "CLIP's tokenizer: texts <-> rows of ids, as transformers' CLIPTokenizer. Knows every text."
 
@@ -138,13 +157,7 @@ class BPETokenizer:
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         self.start, self.end = (vocabulary[piece] for piece in SPECIAL)
 
-    def words(self, text: str) -> list[str]:
-        "The pieces of a text; start and end, where it spells them, are pieces too."
-        pieces = []
-        for part in re.split(f"({'|'.join(map(re.escape, SPECIAL))})", text):
-            pieces += [part] if part in SPECIAL else [p for word in split_text(normalize(part)) for p in apply_merges(word, self.ranks)]
-        return pieces
-
+    def words(self, text: str) -> list[str]: return cut(text, self.ranks, (*SPECIAL, self.padding))
     def unknown(self, text: str) -> list[str]: return []  # there is no unknown word,
     def nearest(self, word: str, n: int = 3) -> list[str]: return []  # and so nothing to suggest
 
@@ -160,10 +173,7 @@ class BPETokenizer:
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         "The text of a row of ids, up to its end."
         spelling, ids = {i: piece for piece, i in self.vocabulary.items()}, list(map(int, ids))
-        ids = ids[1 : ids.index(self.end, 1)] if self.end in ids[1:] else ids[1:]
-        codes = {character: byte for byte, character in byte_characters().items()}
-        text = "".join(spelling[i] for i in ids).replace("</w>", " ").strip()
-        return b"".join(b" " if c == " " else bytes([codes[c]]) for c in text).decode("utf-8", errors="replace")
+        return join_pieces(spelling.get(i, "") for i in (ids[1 : ids.index(self.end, 1)] if self.end in ids[1:] else ids[1:]))
 
     def __call__(self, texts: Sequence[str] | str) -> Tensor:
         "One padded row for each text, int64 [n, max_length]. ValueError if a text is too long."
@@ -184,7 +194,7 @@ def check_pieces(vocabulary: dict[str, int], merges: Sequence, max_length: int, 
     "Raises ValueError, in one sentence, for a vocabulary that can't be used."
     if type(max_length) is not int or max_length < 3:
         raise ValueError(f"max_length must be a whole number of at least 3, not {max_length!r}.")
-    for piece in (*SPECIAL, padding):
+    for piece in (*SPECIAL, padding, *byte_characters().values(), *(letter + "</w>" for letter in byte_characters().values())):
         if piece not in vocabulary: raise ValueError(f"The vocabulary has no {piece!r}: it is not that of a CLIP tokenizer.")
     if not all(type(i) is int for i in vocabulary.values()) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise ValueError(f"A vocabulary of {len(vocabulary)} pieces must number them from 0 to {len(vocabulary) - 1}, each once.")
@@ -210,12 +220,15 @@ def load_bpe(folder: Path) -> BPETokenizer:
     if (folder / "vocab.json").is_file():
         vocabulary, merges = read_json(folder / "vocab.json"), read_merges(folder / "merges.txt")
     else:  # transformers 5 writes one file for both
-        model = read_json(folder / "tokenizer.json").get("model", {})
-        if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
+        model = read_json(folder / "tokenizer.json").get("model") or {}
+        if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>" or not {"vocab", "merges"} <= model.keys():
             raise ValueError(f"{folder / 'tokenizer.json'} is not that of a CLIP tokenizer.")
         vocabulary, merges = model["vocab"], [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
-    padding = config.get("pad_token", SPECIAL[1])
-    return BPETokenizer(vocabulary, merges, config.get("model_max_length", 77), padding["content"] if isinstance(padding, dict) else padding)
+    if (folder / "special_tokens_map.json").is_file() and "added_tokens_decoder" not in config:
+        config |= read_json(folder / "special_tokens_map.json")  # as transformers does: Stable Diffusion 2 says only here that it pads with "!"
+    padding, length = config.get("pad_token") or SPECIAL[1], config.get("model_max_length", 77)
+    padding = padding.get("content", SPECIAL[1]) if isinstance(padding, dict) else padding
+    return BPETokenizer(vocabulary, merges, 77 if isinstance(length, float) or length > 10_000 else length, padding)  # transformers writes 10^30 for "unknown"
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:

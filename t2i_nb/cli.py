@@ -136,7 +136,7 @@ def main():
     't2i generate "a red sphere" "a blue cube at night" -n 4 --out pictures',
     't2i generate "a shiny ball" --model runs/mine --sampler ddim --seed 7'))
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
-@click.option("--model", default="scenes", show_default=True, help="A shipped model's name, or a model's folder.")
+@click.option("--model", default="scenes", show_default=True, help="A shipped model's name, a model's folder, or OWNER/NAME on the Hugging Face Hub.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True, help="A .png file (a grid, for several pictures), or a folder.")
 @click.option("-n", "n", type=int, default=1, show_default=True, help="Pictures of each prompt, with consecutive seeds.")
 @click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
@@ -154,7 +154,7 @@ def generate(prompts, model, out, n, steps, sampler, guidance, negative, seed, s
     pipeline = TextToImage.from_pretrained(model, device=device)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
-        pictures = pipeline(list(prompts), steps=steps, sampler=sampler, guidance=guidance, negative=negative, seed=seed, n=n, size=size)
+        pictures = pipeline(list(prompts), steps=steps, sampler=sampler, guidance=guidance, negative=negative, seed=seed, n=n, size=size, progress=sys.stderr.isatty())
     for remark in dict.fromkeys(str(remark.message) for remark in remarks if remark.category is UserWarning):
         print(f"t2i: {remark}", file=sys.stderr)
     for path in save_pictures(pictures, list(prompts), n, seed, out):

@@ -10,13 +10,14 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from .schedules import SCHEDULERS, ScheduleConfig
+from .pipeline import fill
+from .schedules import SCHEDULERS, Schedule, ScheduleConfig
 from .text import TextConfig, TextEncoder
 from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig
 
 # %% auto #0
-__all__ = ['NETWORKS', 'from_diffusers', 'to_diffusers']
+__all__ = ['NETWORKS', 'from_diffusers', 'to_diffusers', 'make_scheduler']
 
 # %% ../nbs/30_stable_diffusion.ipynb #3d04f344
 NETWORKS = {  # class in diffusers or transformers -> ours and its configuration
@@ -37,8 +38,7 @@ def from_diffusers(
     with torch.device("meta"):
         network = build(config.from_dict(settings))
     weights = {key.removeprefix("text_model."): value.detach().clone() for key, value in part.state_dict().items() if not key.endswith(".position_ids")}
-    network.load_state_dict(weights, assign=True)
-    return network.train(part.training)
+    return fill(network, weights, f"The {name}").train(part.training)
 
 # %% ../nbs/30_stable_diffusion.ipynb #196fc2f3
 def to_diffusers(
@@ -51,7 +51,7 @@ def to_diffusers(
 
     if isinstance(part, ScheduleConfig):
         if scheduler not in SCHEDULERS: raise ValueError(f"There is no scheduler {scheduler!r} to make: choose one of {', '.join(SCHEDULERS)}.")
-        return getattr(diffusers, scheduler).from_config(part.to_dict())
+        return make_scheduler(part, scheduler)
     name = next((name for name, (build, _) in NETWORKS.items() if type(part) is build), None)
     if name is None:
         raise ValueError(f"A {type(part).__name__} can't be handed over: give a UNet, a VAE, a TextEncoder or a ScheduleConfig.")
@@ -61,3 +61,20 @@ def to_diffusers(
     network.load_state_dict({prefix + key: value for key, value in part.state_dict().items()})
     weight = next(part.parameters())
     return network.to(weight.device, weight.dtype).train(part.training)
+
+# %% ../nbs/30_stable_diffusion.ipynb #9c2fffd0
+def make_scheduler(
+    config: ScheduleConfig,
+    name: str,  # its class in diffusers
+):
+    "A scheduler of diffusers with the noise levels of a configuration. Raises ValueError if that class can't have them."
+    import diffusers
+
+    try:
+        scheduler = getattr(diffusers, name).from_config(config.to_dict())
+    except NotImplementedError:
+        raise ValueError(f"diffusers' {name} has no beta_schedule {config.beta_schedule!r}.") from None
+    difference = (scheduler.alphas_cumprod - Schedule.from_config(config).alphas_bar).abs().max()
+    if difference > 1e-5:
+        raise ValueError(f"diffusers' {name} can't have this schedule: its alpha-bars would be off by {difference:.1g}. Choose another class.")
+    return scheduler

@@ -28,9 +28,9 @@ from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'today', 'shipped_models', 'find_model', 'download', 'predict', 'check_prompt',
-           'suggest', 'check_settings', 'sample_latents', 'generate', 'TextToImage', 'load_model', 'check_index',
-           'save_model', 'save_weights']
+__all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'find_model', 'download', 'predict',
+           'check_prompt', 'suggest', 'check_settings', 'sample_latents', 'generate', 'TextToImage', 'load_model',
+           'check_parts', 'check_index', 'save_model', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -41,21 +41,30 @@ def load_weights(
     if not path.is_file() and any(path.parent.glob("*.bin")):
         raise ValueError(f"{path.parent} has its weights in a pickled file only (.bin), which could run any code when it is read: get the same model as .safetensors.")
     if not path.is_file():
-        raise FileNotFoundError(f"The weights {path} are missing: {path.parent.parent} is not a whole model folder.")
+        raise FileNotFoundError(f"The weights {path} are missing: {path.parent.parent} is not a whole model folder, or has them only in another form (.bin, .fp16).")
     try:
         found = {today(name): value.to(torch.float32, copy=True) for name, value in load_file(path).items() if not name.endswith(".position_ids")}
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{path} is damaged: {problem}.") from None
+    return fill(network, found, path).eval().requires_grad_(False)
+
+
+def fill(
+    network: nn.Module,  # its own tensors may be empty ones, on the device "meta"
+    found: dict[str, Tensor],  # by the names that the network has
+    source,  # where they are from, for messages
+) -> nn.Module:  # the same
+    "Give a network its tensors. Raises ValueError that names the first that is missing, too many, or of another shape."
     wanted = network.state_dict()
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found:
-            raise ValueError(f"{path} lacks the tensor {name}.")
+            raise ValueError(f"{source} lacks the tensor {name}.")
         if name not in wanted:
-            raise ValueError(f"{path} has a tensor {name} that its configuration has no place for.")
+            raise ValueError(f"{source} has a tensor {name} that its configuration has no place for.")
         if wanted[name].shape != found[name].shape:
-            raise ValueError(f"The tensor {name} in {path} has the shape {list(found[name].shape)}; its configuration wants {list(wanted[name].shape)}.")
-    network.load_state_dict(found, assign=True)  # its own tensors may be empty ones, on the device "meta"
-    return network.eval().requires_grad_(False)
+            raise ValueError(f"The tensor {name} in {source} has the shape {list(found[name].shape)}; its configuration wants {list(wanted[name].shape)}.")
+    network.load_state_dict(found, assign=True)
+    return network
 
 
 def today(name: str) -> str:
@@ -90,14 +99,19 @@ def download(
     name: str,  # OWNER/NAME on the Hugging Face Hub
 ) -> Path:  # its folder in the Hub's cache
     "A model from the Hub: its JSON files and safetensors, nothing else. What is there already isn't fetched again. FileNotFoundError if it can't be had."
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     files = ["model_index.json", "*/*.json", "tokenizer/merges.txt", *(f"{part}/{weights}" for part, (_, weights) in PARTS.items())]
     try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except (OSError, ValueError) as problem:  # the Hub's own errors are of these kinds
+        index = Path(hf_hub_download(name, "model_index.json"))
+    except Exception as problem:  # of the network's libraries, which have many kinds
         raise FileNotFoundError(f"The model {name} is neither a folder nor in the Hub's cache, and could not be downloaded ({type(problem).__name__}): "
-                                "check its name and your network, or download it elsewhere and give its folder.") from None
+                                "check its name and your network (and, for some models, that you have accepted their licence), or download it elsewhere and give its folder.") from None
+    check_index(index.parent)  # before gigabytes are fetched
+    try:
+        return Path(snapshot_download(name, allow_patterns=files))
+    except Exception as problem:
+        raise FileNotFoundError(f"The download of {name} was broken off ({type(problem).__name__}): ask again to go on with it.") from None
 
 # %% ../nbs/22_text_to_image.ipynb #8075783a
 def predict(
@@ -124,7 +138,8 @@ def check_prompt(
         raise ValueError("The prompt is empty: describe a picture, for example \"a red sphere left of a blue cube\".")
     room = tokenizer.max_length - 2  # a start and an end token
     if len(words) > room:
-        raise ValueError(f"The prompt has {len(words)} words (commas count); this model reads at most {room}: shorten it.")
+        unit = "pieces of words" if isinstance(tokenizer, BPETokenizer) else "words (commas count)"
+        raise ValueError(f"The prompt has {len(words)} {unit}; this model reads at most {room}: shorten it.")
     named = "; ".join(f"{word!r}{suggest(word, tokenizer)}" for word in list(dict.fromkeys(unknown))[:5])
     if set(words) - {","} == set(unknown) - {","}:
         raise ValueError(f"This model knows none of the words in the prompt: {named}.")
@@ -291,9 +306,23 @@ def load_model(cls: type, folder: Path, device: str | None) -> TextToImage:
     whole = read_json(folder / "tokenizer" / "tokenizer_config.json").get("tokenizer_class") == "Tokenizer"  # ours of whole words, or CLIP's
     tokenizer = (Tokenizer if whole else BPETokenizer).from_pretrained(folder / "tokenizer")
     schedule_config = ScheduleConfig.from_dict(read_json(folder / "scheduler" / "scheduler_config.json"))
+    check_parts(parts, tokenizer, folder)
     defaults = index.get("defaults", {"steps": 50, "sampler": "ddim", "guidance": 7.5} if index["_class_name"] != "TextToImage" else None)
     model = cls(**parts, tokenizer=tokenizer, schedule_config=schedule_config, defaults=defaults)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def check_parts(parts: dict[str, nn.Module], tokenizer: Tokenizer | BPETokenizer, folder: Path) -> None:
+    "Raise ValueError, in one sentence, where the parts of a model don't fit each other."
+    unet, vae, text = (parts[name].config for name in ("unet", "vae", "text_encoder"))
+    hears = any("CrossAttn" in kind for kind in (*unet.down_block_types, unet.mid_block_type or ""))
+    for what, found, wanted in (("the UNet's in_channels", unet.in_channels, vae.latent_channels), ("the UNet's out_channels", unet.out_channels, vae.latent_channels),
+                                ("the UNet's cross_attention_dim", set(unet.per_level("cross_attention_dim")) if hears else {text.hidden_size}, {text.hidden_size})):
+        if found != wanted: raise ValueError(f"The parts of {folder} don't fit: {what} is {found}, but must be {wanted}.")
+    if not isinstance(unet.sample_size, int):
+        raise ValueError(f"The UNet of {folder} has sample_size={unet.sample_size!r}, but must have a whole number: the side of its latents.")
+    if len(tokenizer.vocabulary) > text.vocab_size or tokenizer.max_length > text.max_position_embeddings:
+        raise ValueError(f"The tokenizer of {folder} has {len(tokenizer.vocabulary)} words and rows of {tokenizer.max_length}; its text encoder takes {text.vocab_size} and {text.max_position_embeddings}.")
 
 
 def check_index(folder: Path) -> dict:  # what model_index.json says

@@ -38,6 +38,8 @@ def time_steps(
         steps = [i * (schedule_steps // (count + arrival)) + offset for i in reversed(range(arrival, count + arrival))]
     else:
         steps = [round(i * ((schedule_steps - 1) / (count + arrival - 1))) for i in reversed(range(arrival, count + arrival))]
+    if len(set(steps)) < count:
+        raise ValueError(f"{count} steps don't fit between {schedule_steps} time steps with spacing {spacing!r}; take fewer.")
     if steps[0] >= schedule_steps:
         raise ValueError(f"With offset {offset} the first time step would be {steps[0]}, but the last of the schedule is {schedule_steps - 1}; take fewer steps.")
     return steps

@@ -75,8 +75,11 @@ def _check(config: ScheduleConfig) -> None:
     for key, allowed in [("beta_schedule", BETA_SCHEDULES), ("prediction_type", PREDICTION_TYPES), ("timestep_spacing", SPACINGS)]:
         if getattr(config, key) not in allowed:
             raise ValueError(f"{key} is {getattr(config, key)!r}; choose one of {', '.join(allowed)}.")
-    if config.num_train_timesteps < 2:
-        raise ValueError("num_train_timesteps must be at least 2.")
+    if not isinstance(config.num_train_timesteps, int) or config.num_train_timesteps < 2:
+        raise ValueError(f"num_train_timesteps is {config.num_train_timesteps!r}, but must be a whole number of at least 2.")
+    for key in ("beta_start", "beta_end", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "steps_offset"):
+        if not isinstance(getattr(config, key), (int, float)):
+            raise ValueError(f"{key} is {getattr(config, key)!r}, but must be a number.")
     if config.thresholding and not (0 < config.dynamic_thresholding_ratio <= 1 and config.sample_max_value >= 1):
         raise ValueError("thresholding needs a dynamic_thresholding_ratio above 0 and up to 1, and a sample_max_value of at least 1.")
 
@@ -87,7 +90,7 @@ SCHEDULERS = {  # diffusers' classes, with the defaults that differ from ours
     **dict.fromkeys(("LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"), {"timestep_spacing": "linspace"}),
 }
 STEPPING = {  # settings of their steps, which say nothing of the schedule
-    "skip_prk_steps", "variance_type", "interpolation_type", "timestep_type", "solver_order", "algorithm_type", "solver_type", "lower_order_final",
+    "skip_prk_steps", "variance_type", "interpolation_type", "solver_order", "algorithm_type", "solver_type", "lower_order_final",
     "euler_at_final", "final_sigmas_type", "lambda_min_clipped", "flow_shift", "time_shift_type"}
 OTHER_NOISE = {  # those that change the noise levels: they must be off
     "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting", "sigma_min", "sigma_max"}
@@ -96,9 +99,9 @@ def from_scheduler(name: str | None, settings: dict) -> dict:
     "The settings of a schedule among those of one of diffusers' schedulers; None: among our own. Raises ValueError for a class or a setting that isn't supported."
     if name is not None and name not in SCHEDULERS:
         raise ValueError(f"The scheduler {name!r} is not supported; those that are: {', '.join(SCHEDULERS)}.")
-    for key in sorted(OTHER_NOISE & settings.keys()):
-        if settings[key]: raise ValueError(f"The schedule has {key}={settings[key]!r}, which changes its noise levels and is not supported.")
-    return SCHEDULERS.get(name, {}) | {key: value for key, value in settings.items() if not key.startswith("_") and key not in STEPPING | OTHER_NOISE}
+    for key in sorted((OTHER_NOISE | {"timestep_type"}) & settings.keys()):
+        if settings[key] not in (None, False, "discrete"): raise ValueError(f"The schedule has {key}={settings[key]!r}, which changes its noise levels and is not supported.")
+    return SCHEDULERS.get(name, {}) | {key: value for key, value in settings.items() if not key.startswith("_") and key not in STEPPING | OTHER_NOISE | {"timestep_type"}}
 
 # %% ../nbs/02_schedules.ipynb #ea6db528
 @dataclass

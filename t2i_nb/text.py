@@ -180,7 +180,8 @@ def quick_gelu(x: Tensor) -> Tensor:
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 # What transformers writes beside the settings; none of it changes the computation.
 NOTES = {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "return_dict", "dropout", "problem_type",
-         "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "label2id"}
+         "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "label2id",
+         "gradient_checkpointing"}
 
 # %% ../nbs/13_text.ipynb #f5fab966
 @dataclass

@@ -265,8 +265,8 @@ def deepen(
     Source: Chen et al. 2016, Net2Net, section 2.3, with silent residual blocks in place of identity layers."""
     config, own = replace(unet.config, layers_per_block=layers_per_block), unet.config.per_level("layers_per_block")
     wanted = config.per_level("layers_per_block")
-    if not all(isinstance(new, int) and new >= old for new, old in zip(wanted, own)):
-        raise ValueError(f"This UNet has {', '.join(map(str, own))} blocks in its levels, and can't get {', '.join(map(str, wanted))}: give whole numbers, no smaller.")
+    if not all(type(new) is int and new >= old for new, old in zip(wanted, own)):
+        raise ValueError(f"This UNet has {', '.join(map(str, own))} blocks in its levels, and can't get {', '.join(map(repr, wanted))}: give whole numbers, no smaller.")
     deeper, more = UNet(config), [new - old for new, old in zip(wanted, own)]
 
     def renumbered(name: str) -> str:
