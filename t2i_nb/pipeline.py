@@ -90,7 +90,7 @@ def find_model(
             return folder
     if Path(model).is_dir():
         raise FileNotFoundError(f"The folder {model} holds no model (no model_index.json).")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) and not Path(model).parent.is_dir():  # where OWNER is a folder here, NAME is a slip of the pen
         return download(str(model))
     raise FileNotFoundError(f"There is no model {str(model)!r}: give a folder, the name of one on the Hub (OWNER/NAME), or one of {', '.join(shipped_models())}.")
 
@@ -100,13 +100,18 @@ def download(
 ) -> Path:  # its folder in the Hub's cache
     "A model from the Hub: its JSON files and safetensors, nothing else. What is there already isn't fetched again. FileNotFoundError if it can't be had."
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.utils import logging
 
     files = ["model_index.json", "*/*.json", "tokenizer/merges.txt", *(f"{part}/{weights}" for part, (_, weights) in PARTS.items())]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # no line for each attempt
     try:
         index = Path(hf_hub_download(name, "model_index.json"))
     except Exception as problem:  # of the network's libraries, which have many kinds
-        raise FileNotFoundError(f"The model {name} is neither a folder nor in the Hub's cache, and could not be downloaded ({type(problem).__name__}): "
+        raise FileNotFoundError(f"There is no model {name!r}: it is no folder, not in the Hub's cache, and could not be downloaded ({type(problem).__name__}): "
                                 "check its name and your network (and, for some models, that you have accepted their licence), or download it elsewhere and give its folder.") from None
+    finally:
+        logging.set_verbosity(verbosity)
     check_index(index.parent)  # before gigabytes are fetched
     try:
         return Path(snapshot_download(name, allow_patterns=files))
