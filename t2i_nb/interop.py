@@ -5,12 +5,9 @@
 # %% ../nbs/30_stable_diffusion.ipynb #a523eb53
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-from torch import nn
 
-from .pipeline import fill
+from .pipeline import fill, today
 from .schedules import SCHEDULERS, Schedule, ScheduleConfig
 from .text import TextConfig, TextEncoder
 from .unet import UNet, UNetConfig
@@ -37,7 +34,7 @@ def from_diffusers(
     settings = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
     with torch.device("meta"):
         network = build(config.from_dict(settings))
-    weights = {key.removeprefix("text_model."): value.detach().clone() for key, value in part.state_dict().items() if not key.endswith(".position_ids")}
+    weights = {key: value.detach().clone() for key, value in today(part.state_dict()).items()}
     return fill(network, weights, f"The {name}").train(part.training)
 
 # %% ../nbs/30_stable_diffusion.ipynb #196fc2f3

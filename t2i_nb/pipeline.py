@@ -43,7 +43,7 @@ def load_weights(
     if not path.is_file():
         raise FileNotFoundError(f"The weights {path} are missing: {path.parent.parent} is not a whole model folder, or has them only in another form (.bin, .fp16).")
     try:
-        found = {today(name): value.to(torch.float32, copy=True) for name, value in load_file(path).items() if not name.endswith(".position_ids")}
+        found = {name: value.to(torch.float32, copy=True) for name, value in today(load_file(path)).items()}
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{path} is damaged: {problem}.") from None
     return fill(network, found, path).eval().requires_grad_(False)
@@ -67,10 +67,11 @@ def fill(
     return network
 
 
-def today(name: str) -> str:
-    "A tensor's name as it is now: attention in older VAEs (such as Stable Diffusion 1's) and older text encoders had others."
+def today(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Tensors under the names of now: attention in older VAEs (such as Stable Diffusion 1's) and older text encoders had others, and a table of positions."
     old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    return re.sub(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.", lambda match: f"{match[1]}{old[match[2]]}.", name.removeprefix("text_model."))
+    name_now = lambda name: re.sub(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.", lambda match: f"{match[1]}{old[match[2]]}.", name.removeprefix("text_model."))
+    return {name_now(name): value for name, value in tensors.items() if not name.endswith(".position_ids")}
 
 # %% ../nbs/22_text_to_image.ipynb #dee24670
 WEIGHTS = Path(__file__).resolve().parent / "weights" if "__file__" in globals() else Path("../t2i_nb/weights").resolve()

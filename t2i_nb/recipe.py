@@ -25,7 +25,7 @@ from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
 from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
-from .unet import UNet, UNetConfig, deepen
+from .unet import UNet, UNetConfig, deepen, deeper_config
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
@@ -133,7 +133,7 @@ def like_start(
         return recipe
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
-    unet = deepen(model.unet, recipe.deepen).config if recipe.deepen is not None else model.unet.config
+    unet = deeper_config(model.unet.config, recipe.deepen) if recipe.deepen is not None else model.unet.config
     return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=unet, schedule=model.schedule_config)
 
 # %% ../nbs/25_recipe.ipynb #7acc4d6f

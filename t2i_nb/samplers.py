@@ -132,11 +132,12 @@ def ddpm(
         x0, predicted = answer if isinstance(answer, tuple) else (answer, None)
         beta = 1 - now.alpha_bar / then.alpha_bar
         mean = (then.signal * beta * x0 + math.sqrt(1 - beta) * then.noise**2 * x) / now.noise**2
-        small = beta * then.noise**2 / now.noise**2
-        if then.noise == 0: scale = 0.0
-        elif predicted is None: scale = beta if variance == "fixed_large" else small
-        else: scale = between(predicted, small, beta) if variance == "learned_range" else predicted  # [n, ...]
-        x = mean if then.noise == 0 else mean + scale**0.5 * (noise or torch.randn_like)(x)
+        if then.noise > 0:
+            small = beta * then.noise**2 / now.noise**2
+            if variance == "learned_range": scale = between(predicted, small, beta)  # [n, ...]
+            else: scale = {"fixed_small": small, "fixed_large": beta, "learned": predicted}[variance]
+            mean = mean + scale**0.5 * (noise or torch.randn_like)(x)
+        x = mean
         yield Step(t, x, x0)
 
 # %% ../nbs/04_samplers.ipynb #b7004ef7

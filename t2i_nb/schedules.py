@@ -92,16 +92,17 @@ SCHEDULERS = {  # diffusers' classes, with the defaults that differ from ours
 STEPPING = {  # settings of their steps, which say nothing of the schedule
     "skip_prk_steps", "variance_type", "interpolation_type", "solver_order", "algorithm_type", "solver_type", "lower_order_final",
     "euler_at_final", "final_sigmas_type", "lambda_min_clipped", "flow_shift", "time_shift_type"}
-OTHER_NOISE = {  # those that change the noise levels: they must be off
-    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting", "sigma_min", "sigma_max"}
+OTHER_NOISE = {  # those that change the noise levels, or the times that stand for them: they must be off, or "discrete"
+    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting", "sigma_min", "sigma_max",
+    "timestep_type"}
 
 def from_scheduler(name: str | None, settings: dict) -> dict:
     "The settings of a schedule among those of one of diffusers' schedulers; None: among our own. Raises ValueError for a class or a setting that isn't supported."
     if name is not None and name not in SCHEDULERS:
         raise ValueError(f"The scheduler {name!r} is not supported; those that are: {', '.join(SCHEDULERS)}.")
-    for key in sorted((OTHER_NOISE | {"timestep_type"}) & settings.keys()):
+    for key in sorted(OTHER_NOISE & settings.keys()):
         if settings[key] not in (None, False, "discrete"): raise ValueError(f"The schedule has {key}={settings[key]!r}, which changes its noise levels and is not supported.")
-    return SCHEDULERS.get(name, {}) | {key: value for key, value in settings.items() if not key.startswith("_") and key not in STEPPING | OTHER_NOISE | {"timestep_type"}}
+    return SCHEDULERS.get(name, {}) | {key: value for key, value in settings.items() if not key.startswith("_") and key not in STEPPING | OTHER_NOISE}
 
 # %% ../nbs/02_schedules.ipynb #ea6db528
 @dataclass

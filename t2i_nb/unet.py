@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'CHOICES', 'known_settings', 'check_config', 'UNetConfig', 'attention_maker', 'make_down', 'make_mid',
-           'make_up', 'listen', 'check_inputs', 'UNet', 'silence', 'deepen', 'PackedConv', 'packed']
+           'make_up', 'listen', 'check_inputs', 'UNet', 'silence', 'deeper_config', 'deepen', 'PackedConv', 'packed']
 
 # %% ../nbs/11_unet.ipynb #94acc95f
 import copy
@@ -256,6 +256,18 @@ def silence(block: nn.Module) -> None:  # a ResnetBlock, Transformer2D or Spatia
         nn.init.dirac_(block.conv_shortcut.weight); nn.init.zeros_(block.conv_shortcut.bias)
 
 # %% ../nbs/11_unet.ipynb #1b7de0b2
+def deeper_config(
+    config: UNetConfig,  # of a UNet
+    layers_per_block: int | tuple,  # residual blocks of each level, no fewer than it has
+) -> UNetConfig:  # of a deeper one
+    "The settings of a UNet with more blocks. Raises ValueError for fewer."
+    deeper, own = replace(config, layers_per_block=layers_per_block), config.per_level("layers_per_block")
+    wanted = deeper.per_level("layers_per_block")
+    if not all(type(new) is int and new >= old for new, old in zip(wanted, own)):
+        raise ValueError(f"This UNet has {', '.join(map(str, own))} blocks in its levels, and can't get {', '.join(map(repr, wanted))}: give whole numbers, no smaller.")
+    return deeper
+
+
 def deepen(
     unet: UNet,  # trained or not
     layers_per_block: int | tuple,  # residual blocks of each level, no fewer than it has
@@ -263,11 +275,8 @@ def deepen(
     """A UNet with more blocks that computes the same, until it is trained. Raises ValueError for fewer blocks.
 
     Source: Chen et al. 2016, Net2Net, section 2.3, with silent residual blocks in place of identity layers."""
-    config, own = replace(unet.config, layers_per_block=layers_per_block), unet.config.per_level("layers_per_block")
-    wanted = config.per_level("layers_per_block")
-    if not all(type(new) is int and new >= old for new, old in zip(wanted, own)):
-        raise ValueError(f"This UNet has {', '.join(map(str, own))} blocks in its levels, and can't get {', '.join(map(repr, wanted))}: give whole numbers, no smaller.")
-    deeper, more = UNet(config), [new - old for new, old in zip(wanted, own)]
+    config = deeper_config(unet.config, layers_per_block)
+    deeper, more = UNet(config), [new - old for new, old in zip(config.per_level("layers_per_block"), unet.config.per_level("layers_per_block"))]
 
     def renumbered(name: str) -> str:
         match = re.match(r"(up_blocks\.(\d+)\.(?:resnets|attentions)\.)([1-9]\d*)(.*)", name)
