@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .bpe import BPETokenizer
 from .latents import decode
-from .samplers import SAMPLERS, Step, guided, make_denoiser, randn, time_steps
+from .samplers import SAMPLERS, Step, guided, level_at, make_denoiser, randn, time_steps
 from .schedules import Schedule, ScheduleConfig
 from .scenes import to_pil
 from .text import TextConfig, TextEncoder, Tokenizer, read_json, write_json
@@ -211,7 +211,8 @@ def sample_latents(
     denoise = make_denoiser(guided(network, guidance) if guidance != 1 else network, schedule, config.prediction_type, clip, dynamic)
     options = {"noise": lambda x: draw(x.shape)} if sampler in ("ddpm", "ddim") else {}
     if sampler == "ddim" and not config.set_alpha_to_one: options["end"] = schedule.alphas_bar[0].item()
-    visited = time_steps(schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm")
+    visited = time_steps(schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm", fractional=sampler == "euler")
+    if sampler == "euler" and config.timestep_spacing != "leading": x = x * level_at(schedule, visited[0]).noise  # as k-diffusion and diffusers begin
     yield from SAMPLERS[sampler](denoise, x, schedule, visited, **options)
 
 # %% ../nbs/22_text_to_image.ipynb #a36dbb19
@@ -354,10 +355,10 @@ def save_model(model: TextToImage, folder: Path) -> Path:
         write_json({"_class_name": library[1], **part.config.to_dict()}, place / "config.json")
     model.tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
-    scheduler = {"_class_name": "DDIMScheduler", **model.schedule_config.to_dict()}
-    write_json(scheduler, folder / "scheduler" / "scheduler_config.json")
+    scheduler = "DDPMScheduler" if model.schedule_config.beta_schedule == "sigmoid" else "DDIMScheduler"  # the only one of diffusers' with a sigmoid
+    write_json({"_class_name": scheduler, **model.schedule_config.to_dict()}, folder / "scheduler" / "scheduler_config.json")
     tokenizer = ["transformers", "CLIPTokenizer"] if isinstance(model.tokenizer, BPETokenizer) else ["t2i_nb.text", "Tokenizer"]
-    index = {"_class_name": "TextToImage", **{name: library for name, (library, _) in PARTS.items()}, "tokenizer": tokenizer, "scheduler": ["diffusers", "DDIMScheduler"],
+    index = {"_class_name": "TextToImage", **{name: library for name, (library, _) in PARTS.items()}, "tokenizer": tokenizer, "scheduler": ["diffusers", scheduler],
              "defaults": model.defaults}
     write_json(index, folder / "model_index.json")
     return folder

@@ -100,6 +100,7 @@ class Recipe:
     seed: int = 0
     start: str | None = None  # a model to go on from, shipped or a folder: its networks, and their settings; None: fresh ones
     deepen: int | tuple | None = None  # residual blocks of each level that the UNet of that model gets; None: those that it has
+    refine_vae: bool = False  # whether the VAE of that model is trained further, too
     vae: VAEConfig = field(default_factory=default_vae)
     vae_training: TrainingConfig = field(default_factory=default_vae_training)
     text: TextConfig = field(default_factory=default_text)
@@ -130,6 +131,8 @@ def like_start(
     if not recipe.start:
         if recipe.deepen is not None:
             raise ValueError("deepen is for a model to go on from: name it with start, or set unet.layers_per_block.")
+        if recipe.refine_vae:
+            raise ValueError("refine_vae is for a model to go on from: name it with start.")
         return recipe
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
@@ -249,10 +252,12 @@ def train_vae(
     device: str | None = None,  # "cpu" to keep off a GPU
     resume: bool = False,  # go on from the newest checkpoint
     say: Callable[[str], None] = print,
+    start: VAE | None = None,  # one to train further; None: a fresh one
 ) -> VAE:
     "Train a VAE, set its scaling factor from its own latents, and write it in diffusers' layout."
     torch.manual_seed(recipe.seed)
-    run = start_run(quiet_start(VAE(recipe.vae)).to(memory_format=torch.channels_last), replace(recipe.vae_training, seed=recipe.seed), folder / "training" / "vae", device)
+    vae = start or quiet_start(VAE(recipe.vae))
+    run = start_run(vae.requires_grad_(True).to(memory_format=torch.channels_last), replace(recipe.vae_training, seed=recipe.seed), folder / "training" / "vae", device)
     if resume:
         resume_run(run, say)
     order, device = Shuffled(len(pictures), recipe.vae_training.batch_size, recipe.seed), run.accelerator.device
@@ -530,7 +535,7 @@ def train_text_to_image(
     open_folder(folder, recipe if resume else check_recipe(like_start(recipe)), resume)
     recipe = kept_recipe(folder)
     start = TextToImage.from_pretrained(recipe.start, "cpu") if recipe.start else None
-    if start and not (folder / "vae" / "config.json").is_file():
+    if start and not recipe.refine_vae and not (folder / "vae" / "config.json").is_file():
         write_part(start.vae, folder / "vae", "AutoencoderKL")  # it goes on as it is
     scenes = data is None
     data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size)
@@ -539,7 +544,7 @@ def train_text_to_image(
     vae = finished_vae(folder, device)
     if vae is None:
         pictures = load_pictures(data, recipe.vae_pictures)
-        vae = train_vae(pictures, ((held_images + 1) * 127.5).round().to(torch.uint8), recipe, folder, device, resume, say)
+        vae = train_vae(pictures, ((held_images + 1) * 127.5).round().to(torch.uint8), recipe, folder, device, resume, say, start.vae if start else None)
     latents = LatentDataset(data_to_latents(vae, data, folder / "latents"))
     held = encode(vae, held_images.to(next(vae.parameters()).device)), [captions[0] for captions in held_captions]
     room = recipe.text.max_position_embeddings - 2

@@ -15,8 +15,8 @@ from .diffusion import to_x0
 from .schedules import SPACINGS, Schedule
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'time_steps', 'threshold', 'make_denoiser', 'Step', 'Level', 'levels', 'between', 'ddpm', 'ddim', 'euler',
-           'half_log_snr', 'dpm_solver', 'combine', 'guide', 'guided', 'randn']
+__all__ = ['SAMPLERS', 'time_steps', 'Level', 'level_at', 'threshold', 'make_denoiser', 'Step', 'levels', 'between', 'ddpm',
+           'ddim', 'euler', 'half_log_snr', 'dpm_solver', 'combine', 'guide', 'guided', 'randn']
 
 # %% ../nbs/04_samplers.ipynb #39f406ca
 def time_steps(
@@ -25,7 +25,8 @@ def time_steps(
     spacing: str = "trailing",  # "trailing" begins at T - 1, "leading" ends at `offset`, "linspace" does both ends
     offset: int = 0,  # added to each step of "leading" (Stable Diffusion 1: 1)
     arrival: bool = False,  # "leading" and "linspace": lay out a point more and drop the last, as DPM-Solver does, whose steps end there
-) -> list[int]:  # descending time steps, `count` of them
+    fractional: bool = False,  # "linspace": leave each point where it falls, as Euler does, in place of the nearest whole time step
+) -> list[int] | list[float]:  # descending time steps, `count` of them
     "Which of the T time steps to visit. (Lin et al. 2023, table 2; rounding as in diffusers' DDIM and, with `arrival`, DPM-Solver)"
     if spacing not in SPACINGS:
         raise ValueError(f"spacing is {spacing!r}; choose one of {', '.join(SPACINGS)}.")
@@ -37,12 +38,31 @@ def time_steps(
     elif spacing == "leading":
         steps = [i * (schedule_steps // (count + arrival)) + offset for i in reversed(range(arrival, count + arrival))]
     else:
-        steps = [round(i * ((schedule_steps - 1) / (count + arrival - 1))) for i in reversed(range(arrival, count + arrival))]
+        points = [i * ((schedule_steps - 1) / (count + arrival - 1)) for i in reversed(range(arrival, count + arrival))]
+        steps = points if fractional else [round(point) for point in points]
     if len(set(steps)) < count:
         raise ValueError(f"{count} steps don't fit between {schedule_steps} time steps with spacing {spacing!r}; take fewer.")
     if steps[0] >= schedule_steps:
         raise ValueError(f"With offset {offset} the first time step would be {steps[0]}, but the last of the schedule is {schedule_steps - 1}; take fewer steps.")
     return steps
+
+# %% ../nbs/04_samplers.ipynb #0458e95f
+class Level(NamedTuple):
+    "One noise level, as Python floats (float64): x = signal * x_0 + noise * epsilon."
+    alpha_bar: float  # the share of the variance that is signal
+    signal: float  # its square root
+    noise: float  # sqrt(1 - alpha_bar)
+
+def level_at(
+    schedule: Schedule,
+    t: float,  # a time step, 0 to T - 1; between two of them sigma is interpolated
+) -> Level:
+    "The noise level at a time step. A signal of 0 counts as 2^-12 beside a fractional one. (As k-diffusion and diffusers' Euler)"
+    if t == int(t):
+        return Level(*(table[int(t)].item() for table in (schedule.alphas_bar, schedule.signal, schedule.noise)))
+    sigmas = [schedule.noise[step].item() / max(schedule.signal[step].item(), 2.0**-12) for step in (int(t), int(t) + 1)]
+    sigma = sigmas[0] + (t - int(t)) * (sigmas[1] - sigmas[0])
+    return Level(1 / (1 + sigma**2), (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5)
 
 # %% ../nbs/04_samplers.ipynb #9c0b517b
 def threshold(
@@ -62,16 +82,17 @@ def make_denoiser(
     clip: float | None = None,  # clamp the predicted x_0 to [-clip, clip]
     dynamic: tuple[float, float] | None = None,  # or `threshold` it, with this ratio and this largest limit
     learned: bool = False,  # the network also predicts a variance, in a second half of its channels
-) -> Callable[[Tensor, int], Tensor]:  # denoise(x, t) -> predicted x_0, without gradients; with `learned` a pair, x_0 and the second half
+) -> Callable[[Tensor, float], Tensor]:  # denoise(x, t) -> predicted x_0, without gradients; with `learned` a pair, x_0 and the second half
     "The one function that a sampler needs, made of a network."
 
     @torch.no_grad()
-    def denoise(x: Tensor, t: int) -> Tensor:
-        if prediction_type == "epsilon" and schedule.alphas_bar[t] == 0:
+    def denoise(x: Tensor, t: float) -> Tensor:
+        step, table = (int(t), schedule) if t == int(t) else (0, Schedule([1 - level_at(schedule, t).alpha_bar]))  # a single level is a schedule of one step
+        if prediction_type == "epsilon" and table.alphas_bar[step] == 0:
             raise ValueError("A network that predicts epsilon can't start from zero terminal SNR; train it with prediction_type='v_prediction'.")
-        batch_t = torch.full((len(x),), t, dtype=torch.long, device=x.device)  # [n]
-        output, variance = model(x, batch_t).chunk(2, dim=1) if learned else (model(x, batch_t), None)
-        x0 = to_x0(output, x, batch_t, schedule, prediction_type)
+        batch = lambda value: torch.full((len(x),), value, device=x.device)  # [n]
+        output, variance = model(x, batch(t)).chunk(2, dim=1) if learned else (model(x, batch(t)), None)
+        x0 = to_x0(output, x, batch(step), table, prediction_type)
         x0 = threshold(x0, *dynamic) if dynamic is not None else x0 if clip is None else x0.clamp(-clip, clip)
         return (x0, variance) if learned else x0
 
@@ -80,27 +101,21 @@ def make_denoiser(
 # %% ../nbs/04_samplers.ipynb #3065b3f9
 class Step(NamedTuple):
     "What a sampler yields after each of its steps."
-    t: int  # the time step it was at
+    t: float  # the time step it was at
     x: Tensor  # the sample after the step
     x0: Tensor  # the clean sample as predicted at this step
 
 # %% ../nbs/04_samplers.ipynb #7527a316
-class Level(NamedTuple):
-    "One noise level, as Python floats (float64): x = signal * x_0 + noise * epsilon."
-    alpha_bar: float  # the share of the variance that is signal
-    signal: float  # its square root
-    noise: float  # sqrt(1 - alpha_bar)
-
 def levels(
     schedule: Schedule,
-    steps: Sequence[int],  # descending time steps
+    steps: Sequence[float],  # descending time steps
     end: float = 1.0,  # alpha-bar where the last step arrives: 1 is x_0
-) -> Iterator[tuple[int, Level, Level]]:  # for each step: t, the level it starts from, the level it arrives at
+) -> Iterator[tuple[float, Level, Level]]:  # for each step: t, the level it starts from, the level it arrives at
     "The noise levels a sampler walks through."
-    steps = [int(t) for t in steps]
-    if not steps or not schedule.steps > steps[0] or steps[-1] < 0 or any(a <= b for a, b in zip(steps, steps[1:])):
+    steps = [int(t) if t == int(t) else float(t) for t in steps]
+    if not steps or not schedule.steps - 1 >= steps[0] or steps[-1] < 0 or any(a <= b for a, b in zip(steps, steps[1:])):
         raise ValueError(f"A sampler needs descending time steps between {schedule.steps - 1} and 0; make them with time_steps().")
-    path = [Level(*(table[t].item() for table in (schedule.alphas_bar, schedule.signal, schedule.noise))) for t in steps]
+    path = [level_at(schedule, t) for t in steps]
     return zip(steps, path, path[1:] + [Level(end, math.sqrt(end), math.sqrt(1 - end))])
 
 # %% ../nbs/04_samplers.ipynb #1dd41160

@@ -59,6 +59,9 @@ def check_config(
     config: "UNetConfig",  # settings, as given
 ) -> None:
     "Raises a ValueError that names the setting which can't work."
+    for name in ("block_out_channels", "down_block_types", "up_block_types"):
+        if not isinstance(getattr(config, name), tuple):
+            raise ValueError(f"{name} needs a value for each level, in a list or tuple, not {getattr(config, name)!r}.")
     for name, choices in CHOICES.items():
         value = getattr(config, name)
         for choice in value if isinstance(value, tuple) else [value]:

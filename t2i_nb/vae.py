@@ -83,6 +83,8 @@ class VAEConfig:
     mid_block_add_attention: bool = True
 
     def __post_init__(self):
+        if not isinstance(self.block_out_channels, (list, tuple)):
+            raise ValueError(f"block_out_channels needs a value for each level, in a list or tuple, not {self.block_out_channels!r}.")
         self.block_out_channels = tuple(self.block_out_channels)  # JSON has lists
         for key, kind in BLOCK_TYPES.items():
             setattr(self, key, tuple(getattr(self, key) or [kind] * len(self.block_out_channels)))
