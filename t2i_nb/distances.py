@@ -16,21 +16,22 @@ __all__ = ['check_clouds', 'frechet_distance', 'kernel_distance', 'Estimate', 'k
 
 # %% ../nbs/05_distances.ipynb #6e0d132a
 def check_clouds(a: Tensor, b: Tensor, least: int, name: str) -> tuple[Tensor, Tensor]:
-    "Both in float64. Raises ValueError, in one sentence, for clouds that can't be compared."
+    "Both in float64, on one device. Raises ValueError, in one sentence, for clouds that can't be compared."
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"Two clouds must have points of the same length, [n, d] and [m, d], not {list(a.shape)} and {list(b.shape)}: take features from the same network.")
     if min(len(a), len(b)) < least:
         raise ValueError(f"The {name} needs at least {least} samples on each side, but there are {len(a)} and {len(b)}.")
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("There are infinite or undefined numbers among the features.")
-    return a.double(), b.double()
+    place = "cpu" if a.device.type == "mps" else a.device  # Apple's GPUs know no float64
+    return a.to(place).double(), b.to(place).double()
 
 
 def frechet_distance(
     a: Tensor,  # samples [n, d]
     b: Tensor,  # samples [m, d]
 ) -> float:  # 0 or more; in the units of the features, squared
-    "The squared Fréchet distance of the Gaussians with the clouds' means and covariances; on Inception features, the FID. (Heusel et al. 2017, eq. 6)"
+    "The squared Fréchet distance of the Gaussians with the clouds' means and covariances; on Inception features, the FID. Biased: give many more samples than features. (Heusel et al. 2017, eq. 6)"
     a, b = check_clouds(a, b, 2, "Fréchet distance")
     covariances = [torch.cov(cloud.T).reshape(a.shape[1], -1) for cloud in (a, b)]  # [d, d]
     values, vectors = torch.linalg.eigh(covariances[0])
@@ -45,12 +46,16 @@ def kernel_distance(
 ) -> float:  # about 0 for samples of one distribution, also below
     "The squared maximum mean discrepancy with a cubic kernel, without bias; on Inception features, the KID. (Binkowski et al. 2018, section 4)"
     a, b = check_clouds(a, b, 2, "kernel distance")
-    kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
-    within = lambda x: (kernel(x, x).sum() - kernel_of_itself(x).sum()) / (len(x) * (len(x) - 1))
-    kernel_of_itself = lambda x: (x.square().sum(1) / x.shape[1] + 1) ** 3
-    return (within(a) + within(b) - 2 * kernel(a, b).mean()).item()
 
-# %% ../nbs/05_distances.ipynb #81ccda07
+    def total(x: Tensor, y: Tensor) -> Tensor:  # of the similarities of all pairs, a thousand rows at a time
+        return sum(((rows @ y.T / x.shape[1] + 1) ** 3).sum() for rows in x.split(1000))
+
+    def within(x: Tensor) -> Tensor:  # their mean, without those of a point with itself
+        return (total(x, x) - ((x.square().sum(1) / x.shape[1] + 1) ** 3).sum()) / (len(x) * (len(x) - 1))
+
+    return (within(a) + within(b) - 2 * total(a, b) / (len(a) * len(b))).item()
+
+# %% ../nbs/05_distances.ipynb #91f45008
 class Estimate(NamedTuple):
     "A value and its standard error."
     value: float
@@ -60,25 +65,27 @@ class Estimate(NamedTuple):
 def kernel_estimate(
     a: Tensor,  # samples [n, d]
     b: Tensor,  # samples [m, d]
-    parts: int = 10,  # both are cut into so many pieces
+    parts: int = 10,  # both are cut into so many pieces, two or more
     seed: int = 0,  # of the order
 ) -> Estimate:
-    "The kernel distance as the mean over disjoint pieces, which are independent, with the standard error of that mean."
+    "The kernel distance as the mean over disjoint pieces, which are independent, with the standard error of that mean. Pieces use fewer pairs, so it is noisier than `kernel_distance` on all."
+    if parts < 2: raise ValueError(f"parts is {parts}, but an error needs at least 2.")
     a, b = check_clouds(a, b, 2 * parts, f"kernel distance in {parts} parts")
     generator = torch.Generator().manual_seed(seed)
     pieces = [cloud[torch.randperm(len(cloud), generator=generator)].tensor_split(parts) for cloud in (a, b)]
-    values = torch.tensor([kernel_distance(x, y) for x, y in zip(*pieces)])
+    values = torch.tensor([kernel_distance(x, y) for x, y in zip(*pieces)], dtype=torch.float64)
     return Estimate(values.mean().item(), (values.std() / parts**0.5).item())
 
 # %% ../nbs/05_distances.ipynb #9e1846ea
 def share_among(
     points: Tensor,  # [n, d]
-    cloud: Tensor,  # [m, d]
+    cloud: Tensor,  # [m, d], m > k
     k: int = 3,  # the balls reach to the k-th neighbour
 ) -> float:  # share of `points`, 0 to 1
     "How many points lie in one of the balls around a cloud's points."
-    radius = torch.cdist(cloud, cloud).kthvalue(k + 1, dim=1).values  # [m]; the nearest of all is the point itself
-    return (torch.cdist(points, cloud) <= radius).any(1).double().mean().item()
+    radius = torch.cat([torch.cdist(rows, cloud).kthvalue(k + 1, dim=1).values for rows in cloud.split(1000)])  # [m]; the nearest of all is the point itself
+    inside = torch.cat([(torch.cdist(rows, cloud) <= radius).any(1) for rows in points.split(1000)])  # [n]
+    return inside.double().mean().item()
 
 
 def precision_recall(
@@ -87,5 +94,6 @@ def precision_recall(
     k: int = 3,
 ) -> tuple[float, float]:  # precision, recall; 0 to 1
     "Improved precision and recall. Compare only at equal numbers of samples. (Kynkäänniemi et al. 2019, eq. 2)"
-    samples, data = check_clouds(samples, data, k + 2, f"precision with k = {k}")
+    if k < 1: raise ValueError(f"k is {k}, but must be at least 1: which neighbour a ball reaches to.")
+    samples, data = check_clouds(samples, data, k + 1, f"precision with k = {k}")
     return share_among(samples, data, k), share_among(data, samples, k)

@@ -39,7 +39,7 @@ def time_steps(
         steps = [i * (schedule_steps // (count + arrival)) + offset for i in reversed(range(arrival, count + arrival))]
     else:
         points = [i * ((schedule_steps - 1) / (count + arrival - 1)) for i in reversed(range(arrival, count + arrival))]
-        steps = points if fractional else [round(point) for point in points]
+        steps = [schedule_steps - 1.0, *points[1:]] if fractional else [round(point) for point in points]  # the first without rounding, as numpy's linspace
     if len(set(steps)) < count:
         raise ValueError(f"{count} steps don't fit between {schedule_steps} time steps with spacing {spacing!r}; take fewer.")
     if steps[0] >= schedule_steps:
@@ -177,9 +177,9 @@ def ddim(
 # %% ../nbs/04_samplers.ipynb #809613cc
 def euler(
     denoise: Callable[[Tensor, int], Tensor],  # denoise(x, t) -> predicted x_0
-    x: Tensor,  # the sample at steps[0]: standard normal noise [n, ...]
+    x: Tensor,  # the sample at steps[0]: standard normal noise [n, ...]; diffusers begins with it times `level_at(schedule, steps[0]).noise`
     schedule: Schedule,
-    steps: Sequence[int],  # descending time steps
+    steps: Sequence[float],  # descending time steps, also fractional ones
 ) -> Iterator[Step]:
     "Euler's method for the probability flow dx/dsigma = (x - x_0) / sigma, where x is the sample / sqrt(alpha-bar). (Karras et al. 2022, algorithm 1)"
     for t, now, then in levels(schedule, steps):
