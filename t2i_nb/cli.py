@@ -168,13 +168,11 @@ def choose_data(
     "Open the data that a user named. Raises ValueError or FileNotFoundError with one sentence."
     from torch.utils.data import ConcatDataset
 
-    from t2i_nb.data import open_data
+    from t2i_nb.data import check_options, open_data
 
-    kind, options = spec.partition(":")[0], {name: value for name, value in vars(recipe.own).items() if value is not None}
-    fit = {"scenes": (), "emoji": ("background", "crop", "flip"), "hub": ("template", "background", "crop", "flip")}.get(kind, tuple(options))
-    if wrong := [name for name in options if name not in fit]:
-        raise ValueError(f"{wrong[0]} has no meaning for {kind}: leave it out.")
+    options = {name: value for name, value in vars(recipe.own).items() if value is not None}
     if spec == "scenes":
+        check_options(spec, options)
         return None, None
     data, test_data = open_data(spec, recipe.size, "train", **options), open_data(spec, recipe.size, "test", **options)
     skipped = getattr(data, "skipped", [])
