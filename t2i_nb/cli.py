@@ -15,7 +15,7 @@ import rich_click as click
 
 # %% auto #0
 __all__ = ['check_output', 'save_picture', 'slug', 'save_pictures', 'Commands', 'complain', 'examples', 'version', 'main',
-           'generate', 'choose_data', 'train']
+           'generate', 'choose_data', 'train', 'evaluate']
 
 # %% ../nbs/26_command_line.ipynb #f74c75cc
 def check_output(
@@ -235,6 +235,31 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
         extend_run(out, minutes, steps)
     train_text_to_image(out, recipe, train_data, test_data, resume, device, say=lambda line: print(line, file=sys.stderr))
     print(out)
+
+# %% ../nbs/26_command_line.ipynb #8c55518c
+@main.command(epilog=examples(
+    "t2i evaluate --model runs/mine --json scores.json",
+    "t2i evaluate --prompts 20 --images 1"))
+@click.option("--model", default="scenes", show_default=True, help="A shipped model's name, a model's folder, or OWNER/NAME on the Hugging Face Hub.")
+@click.option("--json", "kept", type=click.Path(path_type=Path), help="Write scores and verdicts to this file, and go on from it.")
+@click.option("--prompts", "count", type=click.IntRange(1, 100), default=100, show_default=True, help="Sentences of each category.")
+@click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="Pictures of each sentence.")
+@click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
+@click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]")
+@click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]")
+@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+def evaluate(model, kept, count, images, device, **settings):
+    "Draw the 1200 sentences of SceneEval, let the judge look at the pictures, and print a table."
+    from t2i_nb.evaluation import load_judge, scene_eval, scene_eval_prompts, score_table, scores
+    from t2i_nb.pipeline import TextToImage
+    from t2i_nb.text import read_json, write_json
+
+    if kept is not None and kept.suffix != ".json": raise ValueError(f"{kept} is no .json file: scores are written as JSON.")
+    settings = {name: value for name, value in settings.items() if value is not None}
+    pipeline, prompts = TextToImage.from_pretrained(model, device=device), scene_eval_prompts(count)
+    lines = scores(prompts, scene_eval(pipeline, load_judge(device=device), prompts, images, kept=kept, **settings))
+    if kept is not None: write_json({**read_json(kept), "scores": [line._asdict() for line in lines]}, kept)
+    print(score_table(lines))
 
 # %% ../nbs/26_command_line.ipynb #742ee7cd
 #| eval: false

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .data import collate
-from .text import read_json, write_json
+from .text import read_json, split_words, write_json
 from .training import Shuffled, checksum, step_generator
 from .vae import VAE, scale_latents, unscale_latents
 
@@ -173,17 +173,23 @@ class LatentBatches:
     batch_size: int = 64
     caption_dropout: float = 0.1  # share of captions that are replaced by the empty one
     seed: int = 0
+    twice: Sequence[str] = ()  # pictures whose captions have one of these words come twice an epoch
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout is {self.caption_dropout}, but is a share: give a number from 0 to 1.")
-        self.order = Shuffled(len(self.dataset), self.batch_size, self.seed)
+        words = [set(split_words(" ".join(texts))) for texts in self.dataset.captions]
+        missing = set(self.twice).difference(*words)
+        if missing:
+            raise ValueError(f"No caption has the word {min(missing)!r}, so its pictures can't come twice: take it out.")
+        self.indices = [*range(len(words)), *(index for index, known in enumerate(words) if known & set(self.twice))]
+        self.order = Shuffled(len(self.indices), self.batch_size, self.seed)
 
     def __len__(self) -> int:
         return self.order.per_epoch
 
     def __call__(self, number: int) -> tuple[Tensor, list[str]]:
-        indices = self.order(number).tolist()
+        indices = [self.indices[place] for place in self.order(number).tolist()]
         draws = torch.rand(len(indices), 2, generator=step_generator(self.seed, number), dtype=torch.float64).tolist()
         options = [self.dataset.captions[index] for index in indices]
         captions = ["" if drop < self.caption_dropout else texts[int(pick * len(texts))] for texts, (drop, pick) in zip(options, draws)]

@@ -94,6 +94,7 @@ class Recipe:
     vae_pictures: int = 16_000  # how many of them the VAE is trained on
     kl_weight: float = 3e-3  # of the VAE's KL divergence
     caption_dropout: float = 0.1  # share of empty captions
+    twice: tuple = ()  # pictures whose captions have one of these words come twice an epoch
     min_snr_gamma: float | None = None  # None: uniform weights
     time_power: float = 2.0  # time steps are drawn with a density that grows like t ** (time_power - 1); 1: uniform
     compile: bool = False  # whether the UNet is compiled for training: a fifth faster on a CPU, but needs a C++ compiler and two minutes at the start
@@ -169,6 +170,8 @@ def check_recipe(
             raise ValueError(f"unet.{name} is {value}, but must be {wanted} to fit the rest of the recipe.")
     if not 0 <= recipe.caption_dropout <= 1 or not recipe.time_power > 0:
         raise ValueError("caption_dropout must be from 0 to 1, and time_power above 0.")
+    if isinstance(recipe.twice, str) or not all(isinstance(word, str) for word in recipe.twice):
+        raise ValueError('twice must be a list of words, such as ["cube", "cubes"].')
     for training in (recipe.vae_training, recipe.words_training, recipe.training):
         check_training_config(training)
     return recipe
@@ -414,7 +417,7 @@ def train_words(
     run = start_run(networks, replace(recipe.words_training, seed=recipe.seed + 2), folder / "training" / "words", device)
     if resume:
         resume_run(run, say)
-    device, batches = run.accelerator.device, LatentBatches(latents, recipe.words_training.batch_size, 0.0, recipe.seed + 2)
+    device, batches = run.accelerator.device, LatentBatches(latents, recipe.words_training.batch_size, 0.0, recipe.seed + 2, recipe.twice)
     paint = lambda networks, captions: networks["painter"](*networks["text_encoder"](tokenizer(captions).to(device)))
 
     def loss(networks, batch, generator=None):
@@ -451,7 +454,7 @@ def train_diffusion(
     run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1), folder / "training" / "diffusion", device)
     if resume:
         resume_run(run, say)
-    device, batches = run.accelerator.device, LatentBatches(latents, recipe.training.batch_size, recipe.caption_dropout, recipe.seed)
+    device, batches = run.accelerator.device, LatentBatches(latents, recipe.training.batch_size, recipe.caption_dropout, recipe.seed, recipe.twice)
     model = TextToImage(networks["unet"], vae, networks["text_encoder"], tokenizer, recipe.schedule)
     fixed = held_out[0].to(device), tokenizer(held_out[1]).to(device)
 
