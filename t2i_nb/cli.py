@@ -15,7 +15,7 @@ import rich_click as click
 
 # %% auto #0
 __all__ = ['check_output', 'save_picture', 'slug', 'save_pictures', 'Commands', 'complain', 'examples', 'version', 'main',
-           'generate', 'choose_data', 'train', 'evaluate']
+           'generate', 'choose_data', 'train', 'evaluate', 'take_exam', 'compare']
 
 # %% ../nbs/26_command_line.ipynb #f74c75cc
 def check_output(
@@ -239,27 +239,55 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
 # %% ../nbs/26_command_line.ipynb #8c55518c
 @main.command(epilog=examples(
     "t2i evaluate --model runs/mine --json scores.json",
-    "t2i evaluate --prompts 20 --images 1"))
+    "t2i evaluate --prompts 20 --images 1",
+    "t2i evaluate --model runs/photos --data folder:photos --json distances.json"))
 @click.option("--model", default="scenes", show_default=True, help="A shipped model's name, a model's folder, or OWNER/NAME on the Hugging Face Hub.")
-@click.option("--json", "kept", type=click.Path(path_type=Path), help="Write scores and verdicts to this file, and go on from it.")
-@click.option("--prompts", "count", type=click.IntRange(1, 100), default=100, show_default=True, help="Sentences of each category.")
-@click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="Pictures of each sentence.")
+@click.option("--json", "kept", type=click.Path(path_type=Path), help="Write the results to this file, and go on from it.")
+@click.option("--prompts", "count", type=click.IntRange(1, 100), help="Sentences of each category.  [default: 100]")
+@click.option("--images", type=click.IntRange(1), help="Pictures of each sentence.  [default: 4]")
+@click.option("--data", help="Compare with these pictures in place of the exam: scenes, emoji, folder:PATH or hub:NAME.")
+@click.option("--pictures", type=click.IntRange(20), help="Pictures to draw for --data.  [default: 500]")
 @click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
 @click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]")
 @click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]")
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-def evaluate(model, kept, count, images, device, **settings):
-    "Draw the 1200 sentences of SceneEval, let the judge look at the pictures, and print a table."
+def evaluate(model, kept, count, images, data, pictures, device, **settings):
+    "Draw the 1200 sentences of SceneEval, let the judge look at the pictures, and print a table. With --data: FID, KID, precision and recall."
+    if kept is not None and kept.suffix != ".json": raise ValueError(f"{kept} is no .json file: the results are written as JSON.")
+    if data is None and pictures is not None: raise ValueError("--pictures is for --data: the exam takes --prompts and --images.")
+    if data is not None and (count, images) != (None, None): raise ValueError("--prompts and --images are for the exam: --data takes --pictures.")
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if data is None: take_exam(model, kept, count or 100, images or 4, device, settings)
+    else: compare(model, kept, data, pictures or 500, device, settings)
+
+
+def take_exam(model: str, kept: Path | None, count: int, images: int, device: str | None, settings: dict) -> None:
     from t2i_nb.evaluation import load_judge, scene_eval, scene_eval_prompts, score_table, scores
     from t2i_nb.pipeline import TextToImage
     from t2i_nb.text import read_json, write_json
 
-    if kept is not None and kept.suffix != ".json": raise ValueError(f"{kept} is no .json file: scores are written as JSON.")
-    settings = {name: value for name, value in settings.items() if value is not None}
     pipeline, prompts = TextToImage.from_pretrained(model, device=device), scene_eval_prompts(count)
     lines = scores(prompts, scene_eval(pipeline, load_judge(device=device), prompts, images, kept=kept, **settings))
     if kept is not None: write_json({**read_json(kept), "scores": [line._asdict() for line in lines]}, kept)
     print(score_table(lines))
+
+
+def compare(model: str, kept: Path | None, spec: str, count: int, device: str | None, settings: dict) -> None:
+    from t2i_nb.data import open_data
+    from t2i_nb.evaluation import load_judge
+    from t2i_nb.measure import compare_with_data, distance_table, judge_features
+    from t2i_nb.pipeline import TextToImage, find_model
+    from t2i_nb.recipe import kept_recipe
+    from t2i_nb.text import write_json
+
+    pipeline, run = TextToImage.from_pretrained(model, device=device), find_model(model)
+    own = vars(kept_recipe(run).own) if (run / "recipe.json").is_file() else {}  # pictures are read as they were for its training
+    options = {} if spec in ("scenes", "emoji") else {name: value for name, value in own.items() if value is not None}
+    pictures = open_data(spec, pipeline.size, "test" if spec == "scenes" else "all", **{"count": 2 * count} if spec == "scenes" else options)
+    points = kept.with_suffix(".safetensors") if kept is not None else None
+    table = compare_with_data(pipeline, pictures, judge_features(load_judge(device=device)), count, points, **settings)
+    if kept is not None: write_json({name: {**row._asdict(), "kid": row.kid._asdict()} for name, row in table.items()}, kept)
+    print(distance_table(table))
 
 # %% ../nbs/26_command_line.ipynb #742ee7cd
 #| eval: false

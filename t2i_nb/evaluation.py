@@ -69,10 +69,18 @@ class Judge(nn.Module):
         self.light = nn.Linear(coarse, len(LIGHTS))
         nn.init.constant_(self.head.bias[:1], -4.0)  # at first: nothing, anywhere
 
+    def descend(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [n, 3, 64, 64] in [-1, 1] -> [n, 32, 32, 32], [n, 64, 16, 16], [n, 96, 8, 8]
+        fine = self.down[0](self.stem(images))
+        middle = self.down[1](fine)
+        return fine, middle, self.down[2](middle)
+
+    def features(self, images: Tensor) -> Tensor:  # [n, 3, h, w] in [-1, 1] -> [n, 96]
+        "A picture as one point: its coarsest layer, averaged."
+        if images.shape[2:] != (64, 64): images = F.interpolate(images, (64, 64), mode="area")
+        return self.descend(images)[2].mean((2, 3))
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # [n, 3, 64, 64] in [-1, 1] -> [n, 21, 32, 32], [n, 3]
-        fine = self.down[0](self.stem(images))  # [n, 32, 32, 32]
-        middle = self.down[1](fine)  # [n, 64, 16, 16]
-        coarse = self.down[2](middle)  # [n, 96, 8, 8]
+        fine, middle, coarse = self.descend(images)
         x = self.up[0](torch.cat([self.rise[0](coarse), middle], dim=1))
         x = self.up[1](torch.cat([self.rise[1](x), fine], dim=1))
         return self.head(F.silu(x)), self.light(coarse.mean((2, 3)))
