@@ -16,7 +16,7 @@ from .samplers import between
 from .schedules import Schedule
 
 # %% auto #0
-__all__ = ['normal_kl', 'pixel_log_likelihood', 'Bound', 'variational_bound', 'step_variance', 'rate_distortion']
+__all__ = ['normal_kl', 'pixel_log_likelihood', 'Bound', 'step_variance', 'variational_bound', 'rate_distortion']
 
 # %% ../nbs/06_likelihood.ipynb #4f3362f4
 def normal_kl(
@@ -34,11 +34,11 @@ def pixel_log_likelihood(
     mean: Tensor,  # of the bell, shaped as x
     variance: Tensor,  # of the bell, to broadcast over x
 ) -> Tensor:  # in nats, for each number
-    "The logarithm of a bell's area over the bin of each pixel value. (DDPM, eq. 13)"
-    z = lambda edge: (edge - mean) / variance.sqrt()
-    above = torch.special.ndtr(z(x + 1 / 255)).where(x < 0.999, torch.ones_like(x))
-    below = torch.special.ndtr(z(x - 1 / 255)).where(x > -0.999, torch.zeros_like(x))
-    return (above - below).clamp(min=1e-12).log()
+    "The logarithm of a bell's area over the bin of each pixel value; areas below 1e-12 count as that. (DDPM, eq. 13)"
+    value, mean, width = x.double(), mean.double(), variance.double().sqrt()  # float32 loses the tails
+    above = torch.special.ndtr((value + 1 / 255 - mean) / width).where(value < 0.999, torch.ones_like(value))
+    below = torch.special.ndtr((value - 1 / 255 - mean) / width).where(value > -0.999, torch.zeros_like(value))
+    return (above - below).clamp(min=1e-12).log().to(x.dtype)
 
 # %% ../nbs/06_likelihood.ipynb #898df247
 class Bound(NamedTuple):
@@ -52,10 +52,29 @@ class Bound(NamedTuple):
         "All messages."
         return self.prior + self.terms.sum(0)
 
+# %% ../nbs/06_likelihood.ipynb #32f1508e
+def step_variance(
+    schedule: Schedule,
+    step: int,
+    variance: str,  # as in `ddpm`
+    says: Tensor | None,  # the network's word on it
+    like: Tensor,  # its type and device
+    pixels: bool,  # what the last message is
+) -> Tensor:  # to broadcast over `like`
+    "The variance of the model's step. The posterior's is 0 at time step 0: there that of step 1 stands in for pixels (as in OpenAI's code), and beta for densities."
+    _, small = q_posterior(like, like, torch.full((len(like),), max(step, 1)), schedule)  # [n, 1, ...]
+    if variance == "learned":
+        if not (says > 0).all(): raise ValueError("The network says a variance that is not above 0.")
+        return says
+    if variance == "learned_range": return between(says, small.flatten()[0].item(), schedule.betas[step].item())
+    large = torch.full_like(small, schedule.betas[step].item())
+    return large if (variance == "fixed_large" if step else not pixels) else small
 
+# %% ../nbs/06_likelihood.ipynb #6dcda563
+@torch.no_grad()
 def variational_bound(
     denoise: Callable,  # denoise(x, t) -> predicted x_0, or a pair with what it says of the variance
-    x0: Tensor,  # samples [n, ...]
+    x0: Tensor,  # samples [n, ...], two dimensions or more
     schedule: Schedule,
     variance: str = "fixed_small",  # of the model's steps, as in `ddpm`
     pixels: bool = True,  # x0 are pixels of 8 bits in [-1, 1]; False: any numbers, and the last message is a density, which may be above 1
@@ -65,11 +84,15 @@ def variational_bound(
     if variance not in ("fixed_small", "fixed_large", "learned_range", "learned"):
         raise ValueError(f"variance is {variance!r}; choose fixed_small, fixed_large, learned_range or learned.")
     if schedule.steps < 2: raise ValueError("The bound needs a schedule of at least 2 steps.")
+    if x0.ndim < 2 or not x0.is_floating_point(): raise ValueError(f"The samples must be floats of shape [n, ...], not {x0.dtype} {list(x0.shape)}.")
+    levels = (x0 + 1) * 127.5
+    if pixels and ((levels - levels.round()).abs().max() > 0.01 or x0.abs().max() > 1.0001):
+        raise ValueError("The samples are not pixels of 8 bits scaled to [-1, 1]: round them to whole levels, or say pixels=False.")
     per_dimension = lambda nats: nats.flatten(1).mean(1) / math.log(2)  # [n]
     terms, errors = [], []
     for step in range(schedule.steps):
         t = torch.full((len(x0),), step, device=x0.device)
-        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
+        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device if generator else None).to(x0.device)
         x = q_sample(x0, t, noise, schedule)
         answer = denoise(x, step)
         if isinstance(answer, tuple) != variance.startswith("learned"):
@@ -86,22 +109,6 @@ def variational_bound(
     last = schedule.alphas_bar[-1].item()
     prior = per_dimension(normal_kl(math.sqrt(last) * x0, torch.full_like(x0, 1 - last), torch.zeros_like(x0), torch.ones_like(x0)))
     return Bound(prior, torch.stack(terms), torch.stack(errors))
-
-
-def step_variance(
-    schedule: Schedule,
-    step: int,
-    variance: str,  # as in `ddpm`
-    says: Tensor | None,  # the network's word on it
-    like: Tensor,  # its type and device
-    pixels: bool,  # what the last message is
-) -> Tensor:  # to broadcast over `like`
-    "The variance of the model's step. The posterior's is 0 at time step 0: there that of step 1 stands in for pixels (as in OpenAI's code), and beta for densities."
-    _, small = q_posterior(like, like, torch.full((len(like),), max(step, 1)), schedule)  # [n, 1, ...]
-    if variance == "learned": return says
-    if variance == "learned_range": return between(says, small.flatten()[0].item(), schedule.betas[step].item())
-    large = torch.full_like(small, schedule.betas[step].item())
-    return large if (variance == "fixed_large" if step else not pixels) else small
 
 # %% ../nbs/06_likelihood.ipynb #b6b72eb4
 def rate_distortion(
