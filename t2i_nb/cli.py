@@ -246,7 +246,7 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
 @click.option("--prompts", "count", type=click.IntRange(1, 100), help="Sentences of each category.  [default: 100]")
 @click.option("--images", type=click.IntRange(1), help="Pictures of each sentence.  [default: 4]")
 @click.option("--data", help="Compare with these pictures in place of the exam: scenes, emoji, folder:PATH or hub:NAME.")
-@click.option("--pictures", type=click.IntRange(20), help="Pictures to draw for --data.  [default: 500]")
+@click.option("--pictures", type=click.IntRange(100), help="Pictures to draw for --data.  [default: 500]")
 @click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
 @click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]")
 @click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]")
@@ -260,7 +260,7 @@ def evaluate(model, kept, count, images, data, pictures, device, **settings):
     if data is None: take_exam(model, kept, count or 100, images or 4, device, settings)
     else: compare(model, kept, data, pictures or 500, device, settings)
 
-
+# %% ../nbs/26_command_line.ipynb #3ba6b9ad
 def take_exam(model: str, kept: Path | None, count: int, images: int, device: str | None, settings: dict) -> None:
     from t2i_nb.evaluation import load_judge, scene_eval, scene_eval_prompts, score_table, scores
     from t2i_nb.pipeline import TextToImage
@@ -271,7 +271,7 @@ def take_exam(model: str, kept: Path | None, count: int, images: int, device: st
     if kept is not None: write_json({**read_json(kept), "scores": [line._asdict() for line in lines]}, kept)
     print(score_table(lines))
 
-
+# %% ../nbs/26_command_line.ipynb #afc037cc
 def compare(model: str, kept: Path | None, spec: str, count: int, device: str | None, settings: dict) -> None:
     from t2i_nb.data import open_data
     from t2i_nb.evaluation import load_judge
