@@ -432,7 +432,7 @@ class Display:
         place = round(run.history.seconds) if run.config.minutes is not None else run.step
         self.bar.update(min(place, self.bar.total) - self.bar.n)
         rate = run.step * run.config.batch_size * run.config.accumulation / max(1e-9, run.history.seconds)
-        self.bar.set_postfix(step=run.step, loss=f"{loss:.4f}", images_s=f"{rate:.0f}", refresh=False)
+        self.bar.set_postfix(step=str(run.step), loss=f"{loss:.4f}", images_s=f"{rate:.0f}", refresh=False)
 
     def plot(self, run: Run) -> None:
         "Draw the loss curve: into the run's folder, and into the notebook where there is one."
