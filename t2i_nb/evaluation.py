@@ -27,8 +27,8 @@ from .training import Shuffled, TrainingConfig, check_device, resume_run, start_
 # %% auto #0
 __all__ = ['CELLS', 'CHOICES', 'CATEGORIES', 'project', 'middles', 'Judge', 'Truth', 'truth', 'hills', 'judge_loss', 'Reading',
            'read_scenes', 'agrees', 'shows', 'spoil', 'judge_training', 'train_judge', 'load_judge', 'changed',
-           'Prompt', 'Plain', 'prompt_of', 'scene_eval_prompts', 'interval', 'fingerprint', 'scene_eval',
-           'kept_verdicts', 'Score', 'scores', 'score_table']
+           'Prompt', 'Plain', 'prompt_of', 'scene_eval_prompts', 'interval', 'fingerprint', 'drawing_settings',
+           'draw_pictures', 'check_folder', 'scene_eval', 'kept_verdicts', 'Score', 'scores', 'score_table']
 
 # %% ../nbs/23_evaluation.ipynb #6c316825
 def project(
@@ -327,6 +327,36 @@ def fingerprint(*networks: nn.Module) -> str:
     return f"{code:08x}"
 
 
+def drawing_settings(
+    model,  # a TextToImage
+    batch_size: int,
+    settings: dict,  # some of steps, sampler and guidance
+    images: int = 1,  # of each prompt
+) -> dict:
+    "All settings for a model; ValueError, in one sentence, where they make no sense."
+    if unknown := set(settings) - set(model.defaults): raise ValueError(f"There is no setting {min(unknown)!r}: choose from {', '.join(model.defaults)}.")
+    if batch_size < 1: raise ValueError(f"batch_size is {batch_size!r}, but must be at least 1.")
+    settings = {**model.defaults, **settings}
+    check_settings(**settings, n=images, size=model.size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=0)
+    return settings
+
+
+def draw_pictures(
+    model,  # a TextToImage
+    texts: Sequence[str],
+    seed: int,  # of the first picture; the others follow
+    settings: dict,  # all of them
+) -> Tensor:  # [n, 3, h, w] in [-1, 1]
+    "One picture of each sentence."
+    for step in model.stream(list(texts), seeds=range(seed, seed + len(texts)), **settings): pass
+    return decode(model.vae, step.x)
+
+
+def check_folder(path: Path) -> None:
+    "Raise ValueError, in one sentence, for a file in a folder that isn't there."
+    if not path.absolute().parent.is_dir(): raise ValueError(f"There is no folder {path.parent} for {path.name}: make it first.")
+
+# %% ../nbs/23_evaluation.ipynb #dccd1728
 def scene_eval(
     model,  # a TextToImage
     judge: Judge,
@@ -339,8 +369,7 @@ def scene_eval(
     "Draw and judge. Raises ValueError if the model doesn't know the words, for settings that make no sense, and if `kept` is of another evaluation."
     from tqdm.auto import tqdm
 
-    settings, demands = {**model.defaults, **settings}, {p.text: parse(p.text) for p in prompts}
-    check_settings(**settings, n=images, size=model.size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=0)
+    settings, demands = drawing_settings(model, batch_size, settings, images), {p.text: parse(p.text) for p in prompts}
     for text in demands:
         if remark := check_prompt(text, model.tokenizer): raise ValueError(f"This model can't be judged by sentences about scenes. {remark}")
     texts = [p.text for p in prompts for _ in range(images)]
@@ -349,8 +378,7 @@ def scene_eval(
     with torch.inference_mode(), tqdm(total=len(texts), initial=len(verdicts), desc="SceneEval", unit=" pictures", dynamic_ncols=True) as bar:
         while len(verdicts) < len(texts):
             start, batch = len(verdicts), texts[len(verdicts):len(verdicts) + batch_size]
-            for step in model.stream(batch, seeds=range(start, start + len(batch)), **settings): pass
-            verdicts += [shows(reading, demands[text]) for reading, text in zip(read_scenes(judge, decode(model.vae, step.x)), batch)]
+            verdicts += [shows(reading, demands[text]) for reading, text in zip(read_scenes(judge, draw_pictures(model, batch, start, settings)), batch)]
             if kept is not None: write_json({**header, "verdicts": verdicts}, Path(kept))
             bar.update(len(batch))
     return [verdicts[i:i + images] for i in range(0, len(verdicts), images)]
@@ -361,7 +389,7 @@ def kept_verdicts(
     header: dict,  # what they must depend on
 ) -> list[bool]:
     "The verdicts in a file; none if there is no file. Raises ValueError for those of another evaluation, and where no file can be written."
-    if not path.absolute().parent.is_dir(): raise ValueError(f"There is no folder {path.parent} for {path.name}: make it first.")
+    check_folder(path)
     found = read_json(path) if path.exists() else {**header, "verdicts": []}
     verdicts = found.get("verdicts")
     if any(found.get(key) != value for key, value in header.items()) or not isinstance(verdicts, list) or len(verdicts) > header["images"] * len(header["prompts"]):

@@ -178,11 +178,13 @@ class LatentBatches:
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout is {self.caption_dropout}, but is a share: give a number from 0 to 1.")
-        words = [set(split_words(" ".join(texts))) for texts in self.dataset.captions]
-        missing = set(self.twice).difference(*words)
-        if missing:
-            raise ValueError(f"No caption has the word {min(missing)!r}, so its pictures can't come twice: take it out.")
-        self.indices = [*range(len(words)), *(index for index, known in enumerate(words) if known & set(self.twice))]
+        self.indices = [*range(len(self.dataset))]
+        if self.twice:  # only then are all captions looked at
+            words = [set(self.twice).intersection(split_words(" ".join(texts))) for texts in self.dataset.captions]
+            missing = set(self.twice).difference(*words)
+            if missing:
+                raise ValueError(f"No caption has the word {min(missing)!r}, so its pictures can't come twice: take it out.")
+            self.indices += [index for index, known in enumerate(words) if known]
         self.order = Shuffled(len(self.indices), self.batch_size, self.seed)
 
     def __len__(self) -> int:

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .distances import Estimate, frechet_distance, kernel_estimate, precision_recall
-from .evaluation import Judge, fingerprint
-from .latents import decode, read_batch
-from .pipeline import check_prompt, check_settings
+from .evaluation import Judge, check_folder, draw_pictures, drawing_settings, fingerprint
+from .latents import read_batch
+from .pipeline import check_prompt
 from .recipe import shorten, spread
 
 # %% auto #0
 __all__ = ['LEAST', 'judge_features', 'picture_features', 'Distances', 'distances', 'distance_table', 'model_features',
-           'drawing_settings', 'kept_points', 'compare_with_data', 'features_and_captions']
+           'kept_points', 'compare_with_data', 'features_and_captions']
 
 # %% ../nbs/27_measure.ipynb #8c30e6cf
 def judge_features(judge: Judge) -> Callable[[Tensor], Tensor]:  # images [n, 3, h, w] in [-1, 1] -> points [n, 96]
@@ -93,8 +93,7 @@ def model_features(
     with torch.inference_mode(), tqdm(total=len(captions), initial=0 if points is None else len(points), desc="drawing", unit=" pictures", dynamic_ncols=True) as bar:
         while (done := 0 if points is None else len(points)) < len(captions):
             batch = captions[done:done + batch_size]
-            for step in model.stream(batch, seeds=range(done, done + len(batch)), **settings): pass
-            new = picture_features(decode(model.vae, step.x), extract)
+            new = picture_features(draw_pictures(model, batch, done, settings), extract)
             points = new if points is None else torch.cat([points, new])
             if kept is not None:
                 partial = Path(kept).with_suffix(".part")
@@ -104,22 +103,13 @@ def model_features(
     return points
 
 
-def drawing_settings(model, batch_size: int, settings: dict) -> dict:
-    "All settings for a model; ValueError, in one sentence, where they make no sense."
-    if unknown := set(settings) - set(model.defaults): raise ValueError(f"There is no setting {min(unknown)!r}: choose from {', '.join(model.defaults)}.")
-    if batch_size < 1: raise ValueError(f"batch_size is {batch_size!r}, but must be at least 1.")
-    settings = {**model.defaults, **settings}
-    check_settings(**settings, n=1, size=model.size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=0)
-    return settings
-
-
 def kept_points(
     path: Path,
     header: str,  # what they must depend on
     probe: Tensor,  # what the extractor makes of a picture that is always the same
 ) -> Tensor | None:
     "The points in a file; None if there is no file. Raises ValueError for those of something else, and where no file can be written."
-    if not path.absolute().parent.is_dir(): raise ValueError(f"There is no folder {path.parent} for {path.name}: make it first.")
+    check_folder(path)
     if not path.exists(): return None
     try:
         with safe_open(path, "pt") as file:
