@@ -25,10 +25,11 @@ from .text import read_json, write_json
 from .training import Shuffled, TrainingConfig, check_device, resume_run, start_run, step_generator, train
 
 # %% auto #0
-__all__ = ['CELLS', 'CHOICES', 'CATEGORIES', 'project', 'middles', 'Judge', 'Truth', 'truth', 'hills', 'judge_loss', 'Reading',
-           'read_scenes', 'agrees', 'shows', 'spoil', 'judge_training', 'train_judge', 'load_judge', 'changed',
-           'Prompt', 'Plain', 'prompt_of', 'scene_eval_prompts', 'interval', 'fingerprint', 'drawing_settings',
-           'draw_pictures', 'check_folder', 'scene_eval', 'kept_verdicts', 'Score', 'scores', 'score_table']
+__all__ = ['CELLS', 'CHOICES', 'TURNS', 'ROUNDS', 'NOWHERE', 'CATEGORIES', 'project', 'middles', 'Judge', 'Truth', 'truth',
+           'hills', 'judge_loss', 'Reading', 'read_scenes', 'agrees', 'shows', 'spoil', 'judge_training', 'train_judge',
+           'load_judge', 'changed', 'moved', 'nearby', 'at_64', 'fit_scenes', 'unexplained', 'Prompt', 'Plain',
+           'prompt_of', 'scene_eval_prompts', 'interval', 'fingerprint', 'drawing_settings', 'draw_pictures',
+           'check_folder', 'scene_eval', 'kept_verdicts', 'Score', 'scores', 'score_table']
 
 # %% ../nbs/23_evaluation.ipynb #6c316825
 def project(
@@ -253,6 +254,72 @@ def changed(
     if not false: return None
     kind = random.choice(sorted(false))
     return kind, random.choice(false[kind])
+
+# %% ../nbs/23_evaluation.ipynb #42782699
+def moved(
+    scene: Scene,
+    j: int,  # which object
+    right: float,
+    away: float,
+    turn: float,  # radians
+) -> Scene:
+    "The scene with one object moved."
+    o = scene.objects[j]
+    return replace(scene, objects=(*scene.objects[:j], replace(o, x=o.x + right, y=o.y + away, turn=o.turn + turn), *scene.objects[j + 1:]))
+
+# %% ../nbs/23_evaluation.ipynb #8f5c82e7
+def nearby(step: float) -> list[list[tuple]]:  # three lists of (right, away, turn)
+    "Nine places, a turn to either side, and nine places again."
+    places = [(a * step, b * step, 0.0) for a in (0, -1, 1) for b in (0, -1, 1)]
+    return [places, [(0.0, 0.0, a * step) for a in (0, -1, 1)], places]
+
+
+TURNS = [(0.0, 0.0, k * math.pi / 48) for k in range(24)]  # a cube looks the same after a quarter turn
+ROUNDS = [TURNS, nearby(0.1)[0], TURNS, *(moves for step in (0.05, 0.025, 0.012) for moves in nearby(step))]
+
+# %% ../nbs/23_evaluation.ipynb #22a57de3
+def at_64(images: Tensor) -> Tensor:  # [n, 3, h, w] in [-1, 1] -> [n, 3, 64, 64] in [0, 1], on the CPU
+    "Pictures as `render` gives them."
+    images = images.cpu().float()
+    return ((images if images.shape[2:] == (64, 64) else F.interpolate(images, (64, 64), mode="area")) + 1) / 2
+
+
+@torch.inference_mode()
+def fit_scenes(
+    images: Tensor,  # [n, 3, h, w] in [-1, 1]
+    readings: Sequence[Reading],  # of them
+) -> list[Scene | None]:  # None where nothing was read
+    "What was read, its objects shifted and turned, one after the other, until the render comes nearest to the picture."
+    fits = []
+    for image, reading in zip(at_64(images), readings, strict=True):
+        fit = Scene(reading.objects, reading.light) if reading.objects else None
+        for options, j in ((options, j) for options in ROUNDS for j in range(len(reading.objects))):
+            tries = [moved(fit, j, *move) for move in options if not move[2] or fit.objects[j].shape == "cube"]
+            if len(tries) > 1: fit = tries[(render(tries) - image).square().mean((1, 2, 3)).argmin()]
+        fits.append(fit)
+    return fits
+
+# %% ../nbs/23_evaluation.ipynb #482cb47a
+NOWHERE = Object("sphere", "red", "small", "matte", 0.0, -50.0)  # far behind the camera: an empty floor needs an object, too
+
+
+@torch.inference_mode()
+def unexplained(
+    images: Tensor,  # [n, 3, h, w] in [-1, 1]
+    fits: Sequence[Scene | None],  # of `fit_scenes`
+) -> list[list[float]]:  # for each picture, for each object: 0 is perfect; infinite for an object out of sight; an empty list where nothing was read
+    "How much of each object is not as the ray tracer draws it, measured by the object itself."
+    rests = []
+    for image, fit in zip(at_64(images), fits, strict=True):
+        objects = fit.objects if fit else ()
+        without = [replace(fit, objects=objects[:j] + objects[j + 1:] or (NOWHERE,)) for j in range(len(objects))]
+        full, *others = render([fit, *without]) if fit else [None]
+        rests.append([])
+        for other in others:
+            own = (full - other).square().sum(0)  # [64, 64]
+            near = F.max_pool2d((own > 0.003)[None].float(), 5, 1, 2)[0]  # 0.003: three hundredths in each colour
+            rests[-1].append(((image - full).square().sum(0) * near).sum().item() / own.sum().item() if near.any() else math.inf)
+    return rests
 
 # %% ../nbs/23_evaluation.ipynb #bfb6fe60
 class Prompt(NamedTuple):

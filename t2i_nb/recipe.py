@@ -25,7 +25,7 @@ from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
 from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
-from .unet import UNet, UNetConfig, deepen, deeper_config
+from .unet import UNet, UNetConfig, deepen, deeper_config, widen
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
@@ -101,6 +101,7 @@ class Recipe:
     seed: int = 0
     start: str | None = None  # a model to go on from, shipped or a folder: its networks, and their settings; None: fresh ones
     deepen: int | tuple | None = None  # residual blocks of each level that the UNet of that model gets; None: those that it has
+    widen: tuple | None = None  # channels of each level that it gets; None: those that it has
     refine_vae: bool = False  # whether the VAE of that model is trained further, too
     vae: VAEConfig = field(default_factory=default_vae)
     vae_training: TrainingConfig = field(default_factory=default_vae_training)
@@ -128,16 +129,19 @@ def override(settings, changes: dict, place: str):
 def like_start(
     recipe: Recipe,  # perhaps with a model to start from
 ) -> Recipe:  # its networks like that model's
-    "A recipe with the size and the configurations of the model that training starts from; only `deepen` changes them. Raises ValueError where it can't."
+    "A recipe with the size and the configurations of the model that training starts from; only `deepen` and `widen` change them. Raises ValueError where it can't."
     if not recipe.start:
         if recipe.deepen is not None:
             raise ValueError("deepen is for a model to go on from: name it with start, or set unet.layers_per_block.")
+        if recipe.widen is not None:
+            raise ValueError("widen is for a model to go on from: name it with start, or set unet.block_out_channels.")
         if recipe.refine_vae:
             raise ValueError("refine_vae is for a model to go on from: name it with start.")
         return recipe
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
     unet = deeper_config(model.unet.config, recipe.deepen) if recipe.deepen is not None else model.unet.config
+    if recipe.widen is not None: unet = replace(unet, block_out_channels=recipe.widen)
     return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=unet, schedule=model.schedule_config)
 
 # %% ../nbs/25_recipe.ipynb #7acc4d6f
@@ -363,7 +367,8 @@ def build_networks(
                    bos_token_id=tokenizer.vocabulary[START], eos_token_id=tokenizer.vocabulary[END], pad_token_id=tokenizer.vocabulary[END])
     networks = nn.ModuleDict({"unet": UNet(recipe.unet), "text_encoder": TextEncoder(text)})
     if start is not None:
-        networks["unet"].load_state_dict(deepen(start.unet, recipe.unet.layers_per_block).state_dict())
+        unet = deepen(start.unet, recipe.unet.layers_per_block)
+        networks["unet"].load_state_dict((widen(unet, recipe.unet.block_out_channels) if recipe.widen else unet).state_dict())
         weights, table = start.text_encoder.state_dict(), "embeddings.token_embedding.weight"
         weights[table] = torch.cat([weights[table], networks["text_encoder"].state_dict()[table][len(weights[table]):]])  # words that it doesn't know yet
         networks["text_encoder"].load_state_dict(weights)

@@ -649,7 +649,7 @@ def caption(
     random.shuffle(groups)
     parts = [phrase(described, len(objects), random) for described, objects in groups]
     held = {relation(a, b) for a in groups[0][1] for b in groups[1][1]} if len(groups) == 2 else {None}
-    if len(held) == 1 and None not in held and random.random() < 0.9:
+    if len(held) == 1 and None not in held and random.random() < 0.6:
         sentence = f" {said(RELATIONS[held.pop()], random)} ".join(parts)
     else:
         sentence = listed(parts, random)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'CHOICES', 'known_settings', 'check_config', 'UNetConfig', 'attention_maker', 'make_down', 'make_mid',
-           'make_up', 'listen', 'check_inputs', 'UNet', 'silence', 'deeper_config', 'deepen', 'PackedConv', 'packed']
+           'make_up', 'listen', 'check_inputs', 'UNet', 'silence', 'deeper_config', 'deepen', 'sources',
+           'split_weights', 'widen', 'PackedConv', 'packed']
 
 # %% ../nbs/11_unet.ipynb #94acc95f
 import copy
@@ -291,6 +292,58 @@ def deepen(
             silence(block)
     deeper.load_state_dict({**deeper.state_dict(), **weights})
     return deeper.to(unet.conv_in.weight).train(unet.training)
+
+# %% ../nbs/11_unet.ipynb #4188ba4a
+def sources(
+    pieces: list[tuple[int, int]],  # channels before and after, of each tensor that is concatenated
+) -> Tensor:  # int64 [new channels]
+    "From which old channel each new one comes. Twins stay side by side, so that groups keep their members; with fewer channels some are left out, evenly."
+    starts = [sum(old for old, _ in pieces[:i]) for i in range(len(pieces))]
+    return torch.cat([start + torch.arange(new) * old // new for start, (old, new) in zip(starts, pieces)])
+
+
+def split_weights(
+    weight: Tensor,  # of a layer [out, in, ...]
+    index: Tensor,  # where its new inputs come from [new in], of `sources`
+) -> Tensor:  # [out, new in, ...]
+    "The weights of a layer whose inputs have twins, which share them at random (torch's own generator)."
+    share = 0.5 + torch.rand(len(weight), len(index), dtype=torch.float64)
+    share = share / share.new_zeros(weight.shape[:2]).index_add_(1, index, share)[:, index]  # those of one channel add up to 1
+    return (weight[:, index] * share.view(*share.shape, *[1] * (weight.ndim - 2))).to(weight.dtype)
+
+# %% ../nbs/11_unet.ipynb #6114a505
+@torch.no_grad()
+def widen(
+    unet: UNet,  # trained or not
+    block_out_channels: tuple,  # channels of each level
+) -> UNet:  # a new one
+    """A UNet with other widths that begins with a trained one's weights. Raises ValueError for widths that can't be.
+
+    It computes the same if all levels are multiplied by one whole number, `freq_shift` is 0 and no block is an Attn...Block2D. Otherwise the means and variances in its normalisations change, and it must be trained again; a shortcut between levels that become equally wide is left out. Source: Chen et al. 2016, Net2Net, section 2.2."""
+    wide = UNet(replace(unet.config, block_out_channels=block_out_channels)).to(unet.conv_in.weight).train(unet.training)
+    old, weights = {name: value.cpu() for name, value in unet.state_dict().items()}, {}
+    for name, block in unet.named_modules():
+        if isinstance(block, ResnetBlock) and block.conv_shortcut is None:
+            old[f"{name}.conv_shortcut.weight"] = torch.eye(block.conv1.in_channels).to(block.conv1.weight.dtype)[..., None, None]
+            old[f"{name}.conv_shortcut.bias"] = torch.zeros(block.conv1.in_channels, dtype=block.conv1.weight.dtype)
+    skips = {f"up_blocks.{i}.resnets.{j}": pair for i, blocks in enumerate(zip(unet.up_blocks, wide.up_blocks))
+             for j, pair in enumerate(zip(*(block.skip_channels for block in blocks)))}  # channels from the way down, before and after
+    for name, new in wide.state_dict().items():
+        value, pieces = old[name], [[pair] for pair in zip(old[name].shape, new.shape)][:2]  # of the outputs, and of the inputs
+        skip = skips.get(".".join(name.split(".")[:4]))
+        if skip and re.search(r"norm1|conv1\.weight|conv_shortcut\.weight", name):
+            axis = 0 if "norm1" in name else 1
+            (before, after), = pieces[axis]
+            pieces[axis] = [(before - skip[0], after - skip[1]), skip]
+        value = value[sources(pieces[0])]
+        if name == "time_embedding.linear_1.weight":
+            index = sources(pieces[1])
+            value = value[:, index] * (index != index.roll(1))  # only the first of twins: the others have another frequency now
+        elif len(pieces) > 1:
+            value = split_weights(value, sources(pieces[1]))
+        weights[name] = value * (old[name].shape[0] / new.shape[0]) ** 0.5 if "to_q" in name and "transformer_blocks" in name else value
+    wide.load_state_dict(weights)
+    return wide
 
 # %% ../nbs/11_unet.ipynb #7c5f9bfe
 class PackedConv(nn.Module):
