@@ -141,7 +141,11 @@ def like_start(
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
     unet = deeper_config(model.unet.config, recipe.deepen) if recipe.deepen is not None else model.unet.config
-    if recipe.widen is not None: unet = replace(unet, block_out_channels=recipe.widen)
+    if recipe.widen is not None:
+        levels = len(unet.block_out_channels)
+        if not isinstance(recipe.widen, tuple) or len(recipe.widen) != levels:
+            raise ValueError(f"widen is {recipe.widen!r}, but must be a list of {levels} widths, one for each level of that UNet.")
+        unet = replace(unet, block_out_channels=recipe.widen)
     return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=unet, schedule=model.schedule_config)
 
 # %% ../nbs/25_recipe.ipynb #7acc4d6f
