@@ -25,11 +25,11 @@ from .text import read_json, write_json
 from .training import Shuffled, TrainingConfig, check_device, resume_run, start_run, step_generator, train
 
 # %% auto #0
-__all__ = ['CELLS', 'CHOICES', 'TURNS', 'ROUNDS', 'NOWHERE', 'CATEGORIES', 'project', 'middles', 'Judge', 'Truth', 'truth',
-           'hills', 'judge_loss', 'Reading', 'read_scenes', 'agrees', 'shows', 'spoil', 'judge_training', 'train_judge',
-           'load_judge', 'changed', 'moved', 'nearby', 'at_64', 'fit_scenes', 'unexplained', 'Prompt', 'Plain',
-           'prompt_of', 'scene_eval_prompts', 'interval', 'fingerprint', 'drawing_settings', 'draw_pictures',
-           'check_folder', 'scene_eval', 'kept_verdicts', 'Score', 'scores', 'score_table']
+__all__ = ['CELLS', 'CHOICES', 'TURNS', 'ROUNDS', 'NOWHERE', 'CATEGORIES', 'project', 'middles', 'at_64', 'Judge', 'Truth',
+           'truth', 'hills', 'judge_loss', 'Reading', 'read_scenes', 'agrees', 'shows', 'spoil', 'judge_training',
+           'train_judge', 'load_judge', 'changed', 'moved', 'nearby', 'like_renders', 'fit_scenes', 'unexplained',
+           'Prompt', 'Plain', 'prompt_of', 'scene_eval_prompts', 'interval', 'fingerprint', 'drawing_settings',
+           'draw_pictures', 'check_folder', 'scene_eval', 'kept_verdicts', 'Score', 'scores', 'score_table']
 
 # %% ../nbs/23_evaluation.ipynb #6c316825
 def project(
@@ -51,6 +51,11 @@ def middles(objects: Sequence[Object]) -> Tensor:  # [n, 2] on the picture, from
 # %% ../nbs/23_evaluation.ipynb #3d95be20
 CELLS = 32  # of the grid, in each direction
 CHOICES = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES), "material": MATERIALS}
+
+
+def at_64(images: Tensor) -> Tensor:  # [n, 3, h, w] -> [n, 3, 64, 64]
+    "Pictures of the size that a judge reads."
+    return images if images.shape[2:] == (64, 64) else F.interpolate(images, (64, 64), mode="area")
 
 
 class Judge(nn.Module):
@@ -77,8 +82,7 @@ class Judge(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:  # [n, 3, h, w] in [-1, 1] -> [n, 96]
         "A picture as one point: its coarsest layer, averaged."
-        if images.shape[2:] != (64, 64): images = F.interpolate(images, (64, 64), mode="area")
-        return self.descend(images)[2].mean((2, 3))
+        return self.descend(at_64(images))[2].mean((2, 3))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # [n, 3, 64, 64] in [-1, 1] -> [n, 21, 32, 32], [n, 3]
         fine, middle, coarse = self.descend(images)
@@ -146,8 +150,7 @@ def read_scenes(
 ) -> list[Reading]:
     "What is on pictures, according to the judge."
     readings, weight = [], next(judge.parameters())
-    if images.shape[2:] != (64, 64): images = F.interpolate(images, (64, 64), mode="area")
-    for part in images.split(128):
+    for part in at_64(images).split(128):
         answer, light = judge(part.to(weight))
         heat = answer[:, :1].sigmoid()
         peaks = (heat == F.max_pool2d(heat, 3, stride=1, padding=1)) & (heat > bar)  # [n, 1, CELLS, CELLS]
@@ -278,10 +281,9 @@ TURNS = [(0.0, 0.0, k * math.pi / 48) for k in range(24)]  # a cube looks the sa
 ROUNDS = [TURNS, nearby(0.1)[0], TURNS, *(moves for step in (0.05, 0.025, 0.012) for moves in nearby(step))]
 
 # %% ../nbs/23_evaluation.ipynb #22a57de3
-def at_64(images: Tensor) -> Tensor:  # [n, 3, h, w] in [-1, 1] -> [n, 3, 64, 64] in [0, 1], on the CPU
+def like_renders(images: Tensor) -> Tensor:  # [n, 3, h, w] in [-1, 1] -> [n, 3, 64, 64] in [0, 1], on the CPU
     "Pictures as `render` gives them."
-    images = images.cpu().float()
-    return ((images if images.shape[2:] == (64, 64) else F.interpolate(images, (64, 64), mode="area")) + 1) / 2
+    return (at_64(images.cpu().float()) + 1) / 2
 
 
 @torch.inference_mode()
@@ -291,7 +293,7 @@ def fit_scenes(
 ) -> list[Scene | None]:  # None where nothing was read
     "What was read, its objects shifted and turned, one after the other, until the render comes nearest to the picture."
     fits = []
-    for image, reading in zip(at_64(images), readings, strict=True):
+    for image, reading in zip(like_renders(images), readings, strict=True):
         fit = Scene(reading.objects, reading.light) if reading.objects else None
         for options, j in ((options, j) for options in ROUNDS for j in range(len(reading.objects))):
             tries = [moved(fit, j, *move) for move in options if not move[2] or fit.objects[j].shape == "cube"]
@@ -310,15 +312,16 @@ def unexplained(
 ) -> list[list[float]]:  # for each picture, for each object: 0 is perfect; infinite for an object out of sight; an empty list where nothing was read
     "How much of each object is not as the ray tracer draws it, measured by the object itself."
     rests = []
-    for image, fit in zip(at_64(images), fits, strict=True):
-        objects = fit.objects if fit else ()
-        without = [replace(fit, objects=objects[:j] + objects[j + 1:] or (NOWHERE,)) for j in range(len(objects))]
-        full, *others = render([fit, *without]) if fit else [None]
+    for image, fit in zip(like_renders(images), fits, strict=True):
         rests.append([])
+        if fit is None: continue
+        without = [replace(fit, objects=fit.objects[:j] + fit.objects[j + 1:] or (NOWHERE,)) for j in range(len(fit.objects))]
+        full, *others = render([fit, *without])
+        error = (image - full).square().sum(0)  # [64, 64]
         for other in others:
-            own = (full - other).square().sum(0)  # [64, 64]
+            own = (full - other).square().sum(0)
             near = F.max_pool2d((own > 0.003)[None].float(), 5, 1, 2)[0]  # 0.003: three hundredths in each colour
-            rests[-1].append(((image - full).square().sum(0) * near).sum().item() / own.sum().item() if near.any() else math.inf)
+            rests[-1].append((error * near).sum().item() / own.sum().item() if near.any() else math.inf)
     return rests
 
 # %% ../nbs/23_evaluation.ipynb #bfb6fe60

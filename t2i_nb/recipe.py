@@ -25,7 +25,7 @@ from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
 from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
-from .unet import UNet, UNetConfig, deepen, deeper_config, widen
+from .unet import UNet, UNetConfig, deepen, deeper_config, widen, wider_config
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
@@ -141,11 +141,7 @@ def like_start(
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
     unet = deeper_config(model.unet.config, recipe.deepen) if recipe.deepen is not None else model.unet.config
-    if recipe.widen is not None:
-        levels = len(unet.block_out_channels)
-        if not isinstance(recipe.widen, tuple) or len(recipe.widen) != levels:
-            raise ValueError(f"widen is {recipe.widen!r}, but must be a list of {levels} widths, one for each level of that UNet.")
-        unet = replace(unet, block_out_channels=recipe.widen)
+    unet = wider_config(unet, recipe.widen) if recipe.widen is not None else unet
     return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=unet, schedule=model.schedule_config)
 
 # %% ../nbs/25_recipe.ipynb #7acc4d6f

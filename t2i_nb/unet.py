@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEFT_OUT', 'CHOICES', 'known_settings', 'check_config', 'UNetConfig', 'attention_maker', 'make_down', 'make_mid',
            'make_up', 'listen', 'check_inputs', 'UNet', 'silence', 'deeper_config', 'deepen', 'sources',
-           'split_weights', 'widen', 'PackedConv', 'packed']
+           'split_weights', 'wider_config', 'widen', 'PackedConv', 'packed']
 
 # %% ../nbs/11_unet.ipynb #94acc95f
 import copy
@@ -312,6 +312,17 @@ def split_weights(
     return (weight[:, index] * share.view(*share.shape, *[1] * (weight.ndim - 2))).to(weight.dtype)
 
 # %% ../nbs/11_unet.ipynb #6114a505
+def wider_config(
+    config: UNetConfig,  # of a UNet
+    block_out_channels: tuple,  # channels of each level
+) -> UNetConfig:  # of one with other widths
+    "The settings of a UNet with other widths. Raises ValueError for widths that can't be."
+    levels = len(config.block_out_channels)
+    if not isinstance(block_out_channels, (tuple, list)) or len(block_out_channels) != levels:
+        raise ValueError(f"This UNet can't get the widths {block_out_channels!r}: give a list of {levels}, one for each level.")
+    return replace(config, block_out_channels=block_out_channels)
+
+# %% ../nbs/11_unet.ipynb #b34335e1
 @torch.no_grad()
 def widen(
     unet: UNet,  # trained or not
@@ -320,7 +331,7 @@ def widen(
     """A UNet with other widths that begins with a trained one's weights. Raises ValueError for widths that can't be.
 
     It computes the same if all levels are multiplied by one whole number, `freq_shift` is 0 and no block is an Attn...Block2D. Otherwise the means and variances in its normalisations change, and it must be trained again; a shortcut between levels that become equally wide is left out. Source: Chen et al. 2016, Net2Net, section 2.2."""
-    wide = UNet(replace(unet.config, block_out_channels=block_out_channels)).to(unet.conv_in.weight).train(unet.training)
+    wide = UNet(wider_config(unet.config, block_out_channels)).to(unet.conv_in.weight).train(unet.training)
     old, weights = {name: value.cpu() for name, value in unet.state_dict().items()}, {}
     for name, block in unet.named_modules():
         if isinstance(block, ResnetBlock) and block.conv_shortcut is None:

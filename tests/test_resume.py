@@ -1,13 +1,10 @@
 """A training run that is killed with kill -9 and resumed must end with the very same weights as one that was never stopped."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
+from processes import finish, kill, start, wait_for
 from safetensors.torch import load_file
 
 RECIPE = """
@@ -37,25 +34,7 @@ STEPS = 60
 
 
 def train(folder, *options):
-    command = [sys.executable, "-m", "t2i_nb.cli", "train", "--out", str(folder), "--device", "cpu", *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def wait_for(condition, process, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-
-
-def finish(process):
-    assert process.wait(timeout=400) == 0, process.stderr.read()
-
-
-def kill(process):
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    return start("train", "--out", str(folder), *options)
 
 
 @pytest.fixture(scope="module")
