@@ -142,11 +142,13 @@ def main():
 @click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
 @click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]")
 @click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]")
+@click.option("--guidance-until", type=int, help="The time step at which guidance ends; 0 is never.  [default: the model's]")
+@click.option("--eta", type=float, help="Fresh noise in the steps of ddim and dpm, 0 to 1.  [default: the model's]")
 @click.option("--negative", default="", help="What should not be in the picture.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another picture.")
 @click.option("--size", type=int, help="Side in pixels.  [default: what the model was trained on]")
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-def generate(prompts, model, out, n, steps, sampler, guidance, negative, seed, size, device):
+def generate(prompts, model, out, negative, seed, size, n, device, **settings):
     "Draw pictures of PROMPTs as PNG files, and print their paths."
     from t2i_nb.pipeline import TextToImage
 
@@ -154,7 +156,7 @@ def generate(prompts, model, out, n, steps, sampler, guidance, negative, seed, s
     pipeline = TextToImage.from_pretrained(model, device=device)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
-        pictures = pipeline(list(prompts), steps=steps, sampler=sampler, guidance=guidance, negative=negative, seed=seed, n=n, size=size, progress=sys.stderr.isatty())
+        pictures = pipeline(list(prompts), negative=negative, seed=seed, n=n, size=size, progress=sys.stderr.isatty(), **settings)
     for remark in dict.fromkeys(str(remark.message) for remark in remarks if remark.category is UserWarning):
         print(f"t2i: {remark}", file=sys.stderr)
     for path in save_pictures(pictures, list(prompts), n, seed, out):
@@ -250,6 +252,8 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
 @click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
 @click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]")
 @click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]")
+@click.option("--guidance-until", type=int, help="The time step at which guidance ends; 0 is never.  [default: the model's]")
+@click.option("--eta", type=float, help="Fresh noise in the steps of ddim and dpm, 0 to 1.  [default: the model's]")
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
 def evaluate(model, kept, count, images, data, pictures, device, **settings):
     "Draw the 1200 sentences of SceneEval, let the judge look at the pictures, and print a table. With --data: FID, KID, precision and recall."

@@ -7,9 +7,9 @@ __all__ = ['CROPS', 'MAX_PIXELS', 'SUFFIXES', 'FORMATS', 'EMOJI_FONTS', 'PICTURE
            'to_rgb', 'fit', 'to_bytes', 'cut', 'Preparation', 'prepare_image', 'to_pictures', 'decode', 'open_picture',
            'reason', 'look_through', 'PictureDataset', 'at_epoch', 'subset', 'list_files', 'parse_line',
            'read_metadata', 'read_lines', 'class_captions', 'beside_or_class', 'find_captions', 'FolderDataset',
-           'shuffled', 'collate', 'image_loader', 'ScenesDataset', 'find_emoji_font', 'draw_emoji', 'list_emoji',
-           'EmojiDataset', 'RowsDataset', 'find_columns', 'ask_hub', 'hub_dataset', 'hold_out', 'check_options',
-           'open_data']
+           'shuffled', 'collate', 'image_loader', 'think_up', 'ScenesDataset', 'find_emoji_font', 'draw_emoji',
+           'list_emoji', 'EmojiDataset', 'RowsDataset', 'find_columns', 'ask_hub', 'hub_dataset', 'hold_out',
+           'check_options', 'open_data']
 
 # %% ../nbs/01_data.ipynb #992ee9e3
 import copy
@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .scenes import caption, render, sample_scenes, to_pil
+from .scenes import Scene, caption, render, sample_scenes, to_pil
 
 # %% ../nbs/01_data.ipynb #2fea50b1
 def eight_bits(
@@ -450,6 +450,16 @@ def image_loader(
                       drop_last=drop_last, num_workers=workers, generator=generator)
 
 # %% ../nbs/01_data.ipynb #54b072cd
+def think_up(
+    seeds: Sequence[int],  # one for each scene
+    split: str,  # "train", "test" or "heldout"
+    sentences: int,  # about each scene
+) -> list[tuple[Scene, list[str]]]:
+    "Scenes, not yet rendered, with sentences about them."
+    return [(scene, [caption(scene, random.Random(f"{split} {seed} {k}")) for k in range(sentences)])
+            for seed, scene in zip(seeds, sample_scenes(seeds, split))]
+
+
 class ScenesDataset(Dataset):
     "Ray-traced scenes, as many as wanted: rendered when asked for, the same for the same seed. Takes no room on disk."
 
@@ -460,28 +470,34 @@ class ScenesDataset(Dataset):
         size: int = 64,  # side of the pictures, in pixels
         first_seed: int = 0,  # scene i has the seed first_seed + i
         captions_per_scene: int = 8,  # sentences drawn for each scene
+        device: str = "cpu",  # where pictures are rendered, and where they are
+        workers: int = 0,  # processes that think up all scenes ahead, for a GPU that would wait for them; 0: none, each when it is asked for
     ):
         if count < 1 or captions_per_scene < 1 or size < 1:
             raise ValueError(f"count, size and captions_per_scene must be 1 or more, not {count}, {size}, {captions_per_scene}.")
         self.seeds, self.split, self.size = range(first_seed, first_seed + count), split, size
-        self.captions_per_scene = captions_per_scene
+        self.captions_per_scene, self.device, self.workers = captions_per_scene, device, workers
         sample_scenes(self.seeds[:1], split)  # an unknown split is reported at once
 
-    def describe(self, seeds, scenes) -> list[list[str]]:
-        return [[caption(scene, random.Random(f"{self.split} {seed} {k}")) for k in range(self.captions_per_scene)]
-                for seed, scene in zip(seeds, scenes)]
+    def think_up(self, seeds) -> list[tuple[Scene, list[str]]]:
+        return think_up(seeds, self.split, self.captions_per_scene)
 
     @cached_property
+    def everything(self) -> list[tuple[Scene, list[str]]]:
+        parts = [self.seeds[start:start + 1000] for start in range(0, len(self), 1000)]
+        return [pair for part in DataLoader(parts, batch_size=None, collate_fn=self.think_up, num_workers=self.workers) for pair in part]
+
+    @property
     def captions(self):
-        return self.describe(self.seeds, sample_scenes(self.seeds, self.split))
+        return [texts for _, texts in self.everything]
 
     def __len__(self):
         return len(self.seeds)
 
     def __getitems__(self, indices):  # a loader asks for a whole batch at once: rendered together, it is faster
-        seeds = [self.seeds[i] for i in indices]
-        scenes = sample_scenes(seeds, self.split)
-        return list(zip(render(scenes, self.size) * 2 - 1, self.describe(seeds, scenes)))
+        known = [self.everything[i] for i in indices] if self.workers else self.think_up([self.seeds[i] for i in indices])
+        scenes, texts = zip(*known)
+        return list(zip(render(scenes, self.size, self.device) * 2 - 1, texts))
 
     def __getitem__(self, index):
         return self.__getitems__([index])[0]

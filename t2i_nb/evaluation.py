@@ -206,21 +206,21 @@ def train_judge(
     if (folder / "training").exists() and not resume: raise ValueError(f"There is a training in {folder}: go on with it (resume=True), or choose another folder.")
     if count < 3: raise ValueError(f"count is {count}, but a judge needs some scenes to learn from.")
     scenes = sample_scenes(range(count - count // 3), "train") + sample_scenes(range(count // 3), "heldout")
-    pictures = torch.cat([(render(scenes[i:i + 1000]) * 255).round().to(torch.uint8) for i in range(0, count, 1000)])
     torch.manual_seed(config.seed)
     run = start_run(Judge().to(memory_format=torch.channels_last), config, folder / "training", device)
     if resume: resume_run(run)
     order, device = Shuffled(count, config.batch_size, config.seed), run.accelerator.device
-    to_device = lambda scenes: Truth(*(table.to(device) for table in truth(scenes)))
+    pictures = torch.cat([(render(scenes[i:i + 1000], device=device) * 255).round().to("cpu", torch.uint8) for i in range(0, count, 1000)])
+    loss = lambda judge, batch, generator=None: judge_loss(judge, batch[0].to(device), Truth(*(table.to(device) for table in batch[1])))
 
     def batch(step):
         chosen = order(step)
         images = spoil(pictures[chosen].float() / 127.5 - 1, step_generator(config.seed, step))
-        return images.to(device), to_device([scenes[i] for i in chosen.tolist()])
+        return images, truth([scenes[i] for i in chosen.tolist()])
 
     fixed = sample_scenes(range(500), "test")
-    shown, right = spoil(render(fixed) * 2 - 1, torch.Generator().manual_seed(0)).to(device), to_device(fixed)
-    train(run, lambda judge, batch, generator: judge_loss(judge, *batch), batch, lambda judge: judge_loss(judge, shown, right), name="judge")
+    shown = spoil(render(fixed) * 2 - 1, torch.Generator().manual_seed(0)), truth(fixed)
+    train(run, loss, batch, lambda judge: loss(judge, shown), name="judge")
     run.ema.copy_to(run.network)
     save_weights(run.network, folder / "model.safetensors")
     write_json(run.network.config, folder / "config.json")

@@ -170,6 +170,8 @@ def check_settings(
     multiple: int,  # that the size must be divisible by
     schedule_steps: int = 1000,  # the most steps there can be
     seed: int = 0,  # of the first picture
+    guidance_until: int = 0,  # the time step at which guidance ends
+    eta: float = 0.0,  # share of fresh noise
 ) -> None:
     "Raise ValueError, in one sentence, for a setting that makes no sense."
     if sampler not in SAMPLERS:
@@ -179,6 +181,10 @@ def check_settings(
             raise ValueError(f"{name} is {value!r}, but must be a whole number from 1 to {most}.")
     if not isinstance(guidance, (int, float)) or not math.isfinite(guidance) or guidance < 0:
         raise ValueError(f"guidance is {guidance!r}, but must be a number, 0 or more (1 is none, 3 is usual).")
+    if isinstance(guidance_until, bool) or not isinstance(guidance_until, int) or not 0 <= guidance_until <= schedule_steps:
+        raise ValueError(f"guidance_until is {guidance_until!r}, but must be a time step from 0 (guidance all the way) to {schedule_steps}.")
+    if isinstance(eta, bool) or not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta!r}, but must be a number from 0 (no fresh noise) to 1.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63 - n:
         raise ValueError(f"seed is {seed!r}, but must be a whole number, 0 or more.")
     if size % multiple:
@@ -193,6 +199,8 @@ def sample_latents(
     steps: int = 20,  # of the sampler
     sampler: str = "dpm",  # its name
     guidance: float = 3.0,  # scale; 1 is none
+    guidance_until: int = 0,  # the time step at which guidance ends; 0: never
+    eta: float = 0.0,  # fresh noise in each step of ddim and dpm, 0 to 1; dpm adds it where guidance has ended
     size: int | None = None,  # side in pixels; None: what the model was trained on
 ) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
     "Yield each step of one sampler run over a batch of prompts. Nothing is checked; iterate under `torch.inference_mode()`."
@@ -202,14 +210,19 @@ def sample_latents(
 
     words = model.unet.prepare_text(hidden)  # the text is the same in each step
     network = lambda x, t: predict(model.unet, x, t, words, pooled)
+    if guidance != 1:
+        own_words = model.unet.prepare_text(hidden[count:])  # of the prompts alone
+        alone = lambda x, t: predict(model.unet, x, t, own_words, pooled[count:])
+        network = guided(network, guidance, alone=alone, until=guidance_until)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda shape: randn(shape, generators, device)
     x = draw((count, model.unet.config.in_channels, side, side))  # pure noise
     schedule, config = model.schedule, model.schedule_config
     dynamic = (config.dynamic_thresholding_ratio, config.sample_max_value) if config.thresholding else None
     clip = config.clip_sample_range if config.clip_sample else None
-    denoise = make_denoiser(guided(network, guidance) if guidance != 1 else network, schedule, config.prediction_type, clip, dynamic)
-    options = {"noise": lambda x: draw(x.shape)} if sampler in ("ddpm", "ddim") else {}
+    denoise = make_denoiser(network, schedule, config.prediction_type, clip, dynamic)
+    options = {"ddpm": {}, "ddim": {"eta": eta}, "dpm": {"eta": eta, "eta_below": guidance_until or math.inf}}.get(sampler)
+    options = {} if options is None else {**options, "noise": lambda x: draw(x.shape)}
     if sampler == "ddim" and not config.set_alpha_to_one: options["end"] = schedule.alphas_bar[0].item()
     visited = time_steps(schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm", fractional=sampler == "euler")
     if sampler == "euler" and config.timestep_spacing != "leading": x = x * level_at(schedule, visited[0]).noise  # as k-diffusion and diffusers begin
@@ -222,6 +235,8 @@ def generate(
     steps: int | None = None,  # of the sampler, 1 to 1000; None: the model's own
     sampler: str | None = None,  # "ddpm", "ddim", "euler" or "dpm"; None: the model's own
     guidance: float | None = None,  # 0 or more; 1 is none, 3 usual; None: the model's own
+    guidance_until: int | None = None,  # the time step at which guidance ends, 0 for never; None: the model's own
+    eta: float | None = None,  # fresh noise in each step of ddim and dpm, 0 to 1; None: the model's own
     negative: str = "",  # what to walk away from; without effect at guidance 1
     seed: int = 0,  # of a prompt's first picture, 0 or more
     n: int = 1,  # pictures a prompt
@@ -233,7 +248,7 @@ def generate(
     from tqdm.auto import tqdm
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
+    chosen = {"steps": steps, "sampler": sampler, "guidance": guidance, "guidance_until": guidance_until, "eta": eta}
     settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
     size = model.size if size is None else size
     check_settings(**settings, n=n, size=size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
@@ -263,11 +278,11 @@ class TextToImage:
         text_encoder: TextEncoder,
         tokenizer: Tokenizer | BPETokenizer,
         schedule_config: ScheduleConfig,
-        defaults: dict | None = None,  # of steps, sampler and guidance
+        defaults: dict | None = None,  # of steps, sampler, guidance, guidance_until and eta
     ):
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         self.schedule_config, self.schedule = schedule_config, Schedule.from_config(schedule_config)
-        self.defaults = {"steps": 20, "sampler": "dpm", "guidance": 3.0, **(defaults or {})}
+        self.defaults = {"steps": 20, "sampler": "dpm", "guidance": 3.0, "guidance_until": 0, "eta": 0.0, **(defaults or {})}
 
     @property
     def device(self) -> torch.device: return next(self.unet.parameters()).device

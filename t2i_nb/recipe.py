@@ -33,8 +33,8 @@ __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_va
            'default_training', 'OwnPictures', 'Recipe', 'override', 'like_start', 'read_recipe', 'check_recipe',
            'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats', 'quiet_start', 'train_vae',
            'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss', 'build_tokenizer', 'build_networks',
-           'keep_samples', 'shorten', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run',
-           'train_text_to_image', 'finished_vae']
+           'keep_samples', 'shorten', 'tokenized', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe',
+           'extend_run', 'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -91,6 +91,7 @@ class Recipe:
     data: str = "scenes"  # what the command line trains on: scenes, emoji, folder:PATH or hub:NAME
     size: int = 64  # side of the pictures, in pixels
     pictures: int = 50_000  # scenes to encode (a folder has what it has)
+    captions: int = 8  # sentences about each scene
     vae_pictures: int = 16_000  # how many of them the VAE is trained on
     kl_weight: float = 3e-3  # of the VAE's KL divergence
     caption_dropout: float = 0.1  # share of empty captions
@@ -212,15 +213,16 @@ def scale_to_steps(
 def load_pictures(
     data: Dataset,  # items are (image, captions)
     count: int,  # at most so many
+    batch_size: int = 256,  # read at once
 ) -> Tensor:  # uint8 [n, 3, h, w]
     "Pictures of a data set, evenly spread over it, as bytes in memory."
     from tqdm.auto import tqdm
 
     parts, indices = [], spread(len(data), count)
     with tqdm(total=len(indices), desc="pictures", unit=" pictures", dynamic_ncols=True) as bar:
-        for start in range(0, len(indices), 256):
-            images, _ = read_batch(data, indices[start:start + 256])
-            parts.append(((images + 1) * 127.5).round().to(torch.uint8))
+        for start in range(0, len(indices), batch_size):
+            images, _ = read_batch(data, indices[start:start + batch_size])
+            parts.append(((images + 1) * 127.5).round().to("cpu", torch.uint8))
             bar.update(len(images))
     return torch.cat(parts)
 
@@ -270,7 +272,8 @@ def train_vae(
     order, device = Shuffled(len(pictures), recipe.vae_training.batch_size, recipe.seed), run.accelerator.device
     side, shown = pictures.shape[-1] // run.network.downsampling, to_floats(held_out).to(device)
 
-    def loss(vae, images, generator):
+    def loss(vae, batch, generator):
+        images = to_floats(batch.to(device))
         noise = torch.randn(len(images), recipe.vae.latent_channels, side, side, generator=generator, device=device)
         return vae_loss(vae, images, noise, recipe.kl_weight, kind="l2").total
 
@@ -281,7 +284,7 @@ def train_vae(
         pairs = torch.cat([shown[:8], vae(shown[:8]).clamp(-1, 1)])
         keep_picture(image_grid(to_pil((pairs + 1) / 2), 8), folder / "samples" / f"vae-{step:06d}.png")
 
-    train(run, loss, lambda step: to_floats(pictures[order(step)]).to(device), validate, sample, name="VAE")
+    train(run, loss, lambda step: pictures[order(step)], validate, sample, name="VAE")
     run.ema.copy_to(run.network)
     vae = run.network.eval().requires_grad_(False)
     vae.config.scaling_factor = round(latent_scale(vae, to_floats(pictures[spread(len(pictures), 1024)]).to(device)), 6)
@@ -401,6 +404,17 @@ def shorten(
         say(f"{count} pictures have captions of more than {room} words: their ends are not read (text.max_position_embeddings sets the limit).")
     return cut
 
+# %% ../nbs/25_recipe.ipynb #3c674388
+def tokenized(
+    batches: Callable[[int], tuple[Tensor, list[str]]],  # number -> latents, captions
+    tokenizer: Tokenizer,
+) -> Callable[[int], tuple[Tensor, Tensor]]:  # number -> latents, token ids
+    "The same batches, with token ids for captions."
+    def batch(number):
+        latents, captions = batches(number)
+        return latents, tokenizer(captions)
+    return batch
+
 # %% ../nbs/25_recipe.ipynb #15f660ed
 def train_words(
     text_encoder: TextEncoder,  # gets the trained weights
@@ -423,16 +437,17 @@ def train_words(
     if resume:
         resume_run(run, say)
     device, batches = run.accelerator.device, LatentBatches(latents, recipe.words_training.batch_size, 0.0, recipe.seed + 2, recipe.twice)
-    paint = lambda networks, captions: networks["painter"](*networks["text_encoder"](tokenizer(captions).to(device)))
+    paint = lambda networks, ids: networks["painter"](*networks["text_encoder"](ids.to(device)))
 
     def loss(networks, batch, generator=None):
         return F.mse_loss(paint(networks, batch[1]).float(), batch[0].to(device))
 
     def sample(networks, step):
-        pictures = to_pil((decode(vae, paint(networks, list(prompts))) + 1) / 2)
+        pictures = to_pil((decode(vae, paint(networks, tokenizer(list(prompts)))) + 1) / 2)
         keep_picture(image_grid(pictures, 8), folder / "samples" / f"words-{step:06d}.png")
 
-    train(run, loss, batches, lambda networks: loss(networks, held_out), sample if prompts else None, name="words")
+    fixed = held_out[0], tokenizer(held_out[1])
+    train(run, loss, tokenized(batches, tokenizer), lambda networks: loss(networks, fixed), sample if prompts else None, name="words")
     run.ema.copy_to(networks)
     return painter
 
@@ -456,25 +471,24 @@ def train_diffusion(
     tokenizer = build_tokenizer(latents.captions, recipe.text.max_position_embeddings, start)
     networks, schedule = build_networks(recipe, tokenizer, start), Schedule.from_config(recipe.schedule)
     train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say)
+    if torch.cuda.is_available() and device != "cpu":
+        networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
     run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1), folder / "training" / "diffusion", device)
     if resume:
         resume_run(run, say)
     device, batches = run.accelerator.device, LatentBatches(latents, recipe.training.batch_size, recipe.caption_dropout, recipe.seed, recipe.twice)
     model = TextToImage(networks["unet"], vae, networks["text_encoder"], tokenizer, recipe.schedule)
-    fixed = held_out[0].to(device), tokenizer(held_out[1]).to(device)
-
-    def batch(number):
-        values, captions = batches(number)
-        return values.to(device), tokenizer(captions).to(device)
+    fixed = held_out[0], tokenizer(held_out[1])
 
     def loss(networks, batch, generator):
+        batch = [values.to(device, non_blocking=True) for values in batch]
         return text_to_image_loss(networks, batch, generator, schedule, recipe.schedule.prediction_type, recipe.min_snr_gamma, recipe.time_power)
 
     fast = {**networks, "unet": torch.compile(networks["unet"])} if recipe.compile else networks  # the same weights either way
     train_loss = lambda _, batch, generator: loss(fast, batch, generator)
     validate = lambda networks: loss(networks, fixed, step_generator(0, -1, device))
     sample = (lambda networks, step: keep_samples(model, prompts, folder, step)) if prompts else None
-    train(run, train_loss, batch, validate, sample, name="text to image")
+    train(run, train_loss, tokenized(batches, tokenizer), validate, sample, name="text to image")
     run.ema.copy_to(networks)
     networks.requires_grad_(False)
     model.save_pretrained(folder)
@@ -546,14 +560,16 @@ def train_text_to_image(
     if start and not recipe.refine_vae and not (folder / "vae" / "config.json").is_file():
         write_part(start.vae, folder / "vae", "AutoencoderKL")  # it goes on as it is
     scenes = data is None
-    data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    at_once = 256 if place == "cpu" else 2048  # pictures rendered together
+    data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size, captions_per_scene=recipe.captions, device=place, workers=recipe.training.workers)
     test_data = test_data if test_data is not None else ScenesDataset(256, "test", recipe.size) if scenes else data
     held_images, held_captions = read_batch(test_data, spread(len(test_data), 256))
     vae = finished_vae(folder, device)
     if vae is None:
-        pictures = load_pictures(data, recipe.vae_pictures)
+        pictures = load_pictures(data, recipe.vae_pictures, at_once)
         vae = train_vae(pictures, ((held_images + 1) * 127.5).round().to(torch.uint8), recipe, folder, device, resume, say, start.vae if start else None)
-    latents = LatentDataset(data_to_latents(vae, data, folder / "latents"))
+    latents = LatentDataset(data_to_latents(vae, data, folder / "latents", batch_size=64 if place == "cpu" else at_once))
     held = encode(vae, held_images.to(next(vae.parameters()).device)), [captions[0] for captions in held_captions]
     room = recipe.text.max_position_embeddings - 2
     names = list(dict.fromkeys(texts[0] for texts in latents.captions if 0 < len(split_words(texts[0])) <= room))

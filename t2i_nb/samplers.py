@@ -198,14 +198,18 @@ def dpm_solver(
     x: Tensor,  # the sample at steps[0]: standard normal noise [n, ...]
     schedule: Schedule,
     steps: Sequence[int],  # descending time steps
+    eta: float = 0.0,  # share of fresh noise: 0 is deterministic, 1 the SDE of Lu et al. (appendix B)
+    noise: Callable[[Tensor], Tensor] | None = None,  # noise(x) -> fresh noise like x; None: torch.randn_like
+    eta_below: float = math.inf,  # fresh noise is added at time steps below this one only
 ) -> Iterator[Step]:
-    "DPM-Solver++ (2M): second order from one call a step, by remembering the last x_0. First and last step are first order. (Lu et al. 2022b, algorithm 2)"
+    "DPM-Solver++ (2M): second order from one call a step, by remembering the last x_0. First and last step are first order. (Lu et al. 2022b, algorithm 2; SDE-DPM-Solver++ for eta = 1)"
     last_x0, last_h = None, None
     for t, now, then in levels(schedule, steps):
-        x0 = denoise(x, t)
+        x0, share = denoise(x, t), eta if t < eta_below else 0.0
         h = half_log_snr(then) - half_log_snr(now)
         ahead = x0 if last_x0 is None or then.noise == 0 else x0 + (x0 - last_x0) * (h / last_h / 2)
-        x = then.noise / now.noise * x + then.signal * (1 - math.exp(-h)) * ahead
+        x = then.noise / now.noise * (math.exp(-share * h) if share else 1.0) * x + then.signal * (1 - math.exp(-(1 + share) * h)) * ahead
+        if share and then.noise > 0: x = x + then.noise * math.sqrt(1 - math.exp(-2 * share * h)) * (noise or torch.randn_like)(x)
         last_x0, last_h = x0, h
         yield Step(t, x, x0)
 
@@ -233,21 +237,25 @@ def guide(
     unconditional: Callable[[Tensor, Tensor], Tensor],  # model(x, t) without it, or with a negative one
     scale: float,  # how strongly the condition is followed; at 1 the unconditional model isn't called
     rescale: float = 0.0,  # see `combine`
+    until: int = 0,  # the time step at which guidance ends: below it the conditional model is alone
 ) -> Callable[[Tensor, Tensor], Tensor]:  # the guided model(x, t)
-    "Two models into one that follows its condition more strongly."
+    "Two models into one that follows its condition more strongly; all the way, or only while there is much noise (Kynkäänniemi et al. 2024)."
     if scale == 1:
         return conditional
-    return lambda x, t: combine(unconditional(x, t), conditional(x, t), scale, rescale)
+    return lambda x, t: conditional(x, t) if t[0] < until else combine(unconditional(x, t), conditional(x, t), scale, rescale)
 
 # %% ../nbs/04_samplers.ipynb #d10a39a3
 def guided(
     pair: Callable[[Tensor, Tensor], Tensor],  # pair(x [2n, ...], t [2n]) -> outputs [2n, ...]: n without the condition, then n with it
     scale: float,  # how strongly the condition is followed
     rescale: float = 0.0,  # see `combine`
+    alone: Callable[[Tensor, Tensor], Tensor] | None = None,  # model(x [n, ...], t [n]) with the condition, for the time steps below `until`
+    until: int = 0,  # the time step at which guidance ends
 ) -> Callable[[Tensor, Tensor], Tensor]:  # the guided model(x [n, ...], t [n])
     "The same as `guide`, with both answers from one call on a doubled batch."
 
     def model(x: Tensor, t: Tensor) -> Tensor:
+        if t[0] < until: return alone(x, t)
         unconditional, conditional = pair(torch.cat([x, x]), torch.cat([t, t])).chunk(2)  # [n, ...] each
         return combine(unconditional, conditional, scale, rescale)
 

@@ -626,7 +626,7 @@ KEYS = ("size", "material", "color", "shape")
 def describe(objects: Sequence[Object], random: Random) -> dict[tuple, list[Object]]:
     "Groups of objects described alike: their description (size, material, color, shape; None where unsaid), and who they are."
     style = random.random()
-    chances = (0, 0, 0) if style < 0.1 else (1, 1, 1) if style < 0.25 else (0.45, 0.45, 0.8)
+    chances = (0, 0, 0) if style < 0.2 else (1, 1, 1) if style < 0.35 else (0.45, 0.45, 0.8)
     mention = lambda: (*(random.random() < chance for chance in chances), True)
     each, of_shape, groups = random.random() < 0.15, {shape: mention() for shape in SHAPES}, {}
     for o in objects:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import shutil
@@ -23,13 +24,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 # %% auto #0
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'Shuffled', 'TrainingConfig', 'check_training_config', 'History',
            'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint', 'read_checkpoint',
            'latest_checkpoint', 'check_device', 'best_precision', 'make_accelerator', 'Run', 'start_run', 'train_step',
-           'save_run', 'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'train', 'is_due', 'look',
-           'log']
+           'save_run', 'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'Numbered', 'ahead',
+           'train', 'is_due', 'look', 'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -122,6 +124,7 @@ class TrainingConfig:
     keep: int = 2  # checkpoints that stay on disk
     seed: int = 0  # of data order, noise and time steps
     tensorboard: bool = False  # also write TensorBoard's event files
+    workers: int = 0  # processes that make batches ahead, for a GPU that would wait for them; 0: none
 
 # %% ../nbs/20_training.ipynb #d2d47965
 def check_training_config(
@@ -134,7 +137,7 @@ def check_training_config(
         value = getattr(config, name)
         if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value!r}, but must be a number above 0.")
-    for name in ("warmup", "sample_every", "weight_decay"):
+    for name in ("warmup", "sample_every", "weight_decay", "workers"):
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}, but must be a number, 0 or more.")
@@ -353,8 +356,8 @@ def train_step(
         batch = batches(run.step * config.accumulation + part)
         with run.accelerator.autocast():
             value = loss(run.network, batch, generator) / config.accumulation
+        total += value.item()  # before the way back: a GPU is then kept busy while the next batch is made
         run.accelerator.backward(value)
-        total += value.item()
     if not math.isfinite(total):
         raise ValueError(f"The loss became {total} at step {run.step}: lower the learning rate, or train in float32 (mixed_precision = 'no').")
     run.accelerator.clip_grad_norm_(run.network.parameters(), config.gradient_clip)
@@ -476,6 +479,29 @@ def unbroken_steps():
     finally:
         signal.signal(signal.SIGINT, before)
 
+# %% ../nbs/20_training.ipynb #87f29c28
+class Numbered:
+    "A function of numbers, as a data set for a `DataLoader`."
+
+    def __init__(self, batches: Callable[[int], object]):
+        self.batches = batches
+
+    def __getitem__(self, number: int):
+        return self.batches(number)
+
+
+def ahead(
+    batches: Callable[[int], object],  # number -> batch, on the CPU
+    first: int,  # number of the first batch
+    workers: int,  # processes; 0: each batch is made when it is asked for
+) -> Callable[[int], object]:  # to be called with first, first + 1, ...
+    "The same batches, made ahead by other processes. Where these can't be forked (not on Linux), `batches` must be a function that can be pickled."
+    if not workers:
+        return batches
+    coming = iter(DataLoader(Numbered(batches), batch_size=None, sampler=itertools.count(first), num_workers=workers, prefetch_factor=4,
+                             multiprocessing_context="fork" if sys.platform == "linux" else None, pin_memory=torch.cuda.is_available(), worker_init_fn=lambda _: signal.signal(signal.SIGINT, signal.SIG_IGN)))
+    return lambda number: next(coming)
+
 # %% ../nbs/20_training.ipynb #d538e541
 def train(
     run: Run,  # started, perhaps resumed
@@ -486,7 +512,7 @@ def train(
     name: str = "training",  # on the progress bar
 ) -> History:
     "Train until the budget of steps or minutes is spent. Ctrl-C, or a notebook's stop button, saves a checkpoint first."
-    display = Display(run, name)
+    display, batches = Display(run, name), ahead(batches, run.step * run.config.accumulation, run.config.workers)
     if run.config.tensorboard:
         run.accelerator.init_trackers(name)
     try:
