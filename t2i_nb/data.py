@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -479,13 +479,13 @@ class ScenesDataset(Dataset):
         self.captions_per_scene, self.device, self.workers = captions_per_scene, device, workers
         sample_scenes(self.seeds[:1], split)  # an unknown split is reported at once
 
-    def think_up(self, seeds) -> list[tuple[Scene, list[str]]]:
-        return think_up(seeds, self.split, self.captions_per_scene)
+        self.think_up = partial(think_up, split=split, sentences=captions_per_scene)
 
     @cached_property
     def everything(self) -> list[tuple[Scene, list[str]]]:
         parts = [self.seeds[start:start + 1000] for start in range(0, len(self), 1000)]
-        return [pair for part in DataLoader(parts, batch_size=None, collate_fn=self.think_up, num_workers=self.workers) for pair in part]
+        loader = DataLoader(parts, batch_size=None, collate_fn=self.think_up, num_workers=self.workers, generator=torch.Generator())  # not the global one
+        return [pair for part in loader for pair in part]
 
     @property
     def captions(self):

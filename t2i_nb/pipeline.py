@@ -194,13 +194,13 @@ def check_settings(
 def sample_latents(
     model: TextToImage,
     prompts: Sequence[str],  # one picture for each
-    negative: str = "",  # what to walk away from
+    negative: str = "",  # what to walk away from, while guidance lasts
     seeds: Sequence[int] = (0,),  # as many as prompts
     steps: int = 20,  # of the sampler
     sampler: str = "dpm",  # its name
     guidance: float = 3.0,  # scale; 1 is none
     guidance_until: int = 0,  # the time step at which guidance ends; 0: never
-    eta: float = 0.0,  # fresh noise in each step of ddim and dpm, 0 to 1; dpm adds it where guidance has ended
+    eta: float = 0.0,  # 0 to 1: fresh noise in the steps of ddim and dpm after guidance has ended (in all steps if it never does)
     size: int | None = None,  # side in pixels; None: what the model was trained on
 ) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
     "Yield each step of one sampler run over a batch of prompts. Nothing is checked; iterate under `torch.inference_mode()`."
@@ -210,10 +210,10 @@ def sample_latents(
 
     words = model.unet.prepare_text(hidden)  # the text is the same in each step
     network = lambda x, t: predict(model.unet, x, t, words, pooled)
+    until = guidance_until if guidance > 1 else 0  # below 1 it weakens the words, all the way
     if guidance != 1:
-        own_words = model.unet.prepare_text(hidden[count:])  # of the prompts alone
-        alone = lambda x, t: predict(model.unet, x, t, own_words, pooled[count:])
-        network = guided(network, guidance, alone=alone, until=guidance_until)
+        own_words = model.unet.prepare_text(hidden[count:]) if until else None  # of the prompts alone
+        network = guided(network, guidance, alone=lambda x, t: predict(model.unet, x, t, own_words, pooled[count:]), until=until)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda shape: randn(shape, generators, device)
     x = draw((count, model.unet.config.in_channels, side, side))  # pure noise
@@ -221,8 +221,8 @@ def sample_latents(
     dynamic = (config.dynamic_thresholding_ratio, config.sample_max_value) if config.thresholding else None
     clip = config.clip_sample_range if config.clip_sample else None
     denoise = make_denoiser(network, schedule, config.prediction_type, clip, dynamic)
-    options = {"ddpm": {}, "ddim": {"eta": eta}, "dpm": {"eta": eta, "eta_below": guidance_until or math.inf}}.get(sampler)
-    options = {} if options is None else {**options, "noise": lambda x: draw(x.shape)}
+    options = {"noise": lambda x: draw(x.shape)} if sampler != "euler" else {}
+    if sampler in ("ddim", "dpm"): options |= {"eta": eta, "eta_below": until or math.inf}
     if sampler == "ddim" and not config.set_alpha_to_one: options["end"] = schedule.alphas_bar[0].item()
     visited = time_steps(schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm", fractional=sampler == "euler")
     if sampler == "euler" and config.timestep_spacing != "leading": x = x * level_at(schedule, visited[0]).noise  # as k-diffusion and diffusers begin
@@ -236,8 +236,8 @@ def generate(
     sampler: str | None = None,  # "ddpm", "ddim", "euler" or "dpm"; None: the model's own
     guidance: float | None = None,  # 0 or more; 1 is none, 3 usual; None: the model's own
     guidance_until: int | None = None,  # the time step at which guidance ends, 0 for never; None: the model's own
-    eta: float | None = None,  # fresh noise in each step of ddim and dpm, 0 to 1; None: the model's own
-    negative: str = "",  # what to walk away from; without effect at guidance 1
+    eta: float | None = None,  # 0 to 1: fresh noise in the steps of ddim and dpm after guidance; None: the model's own
+    negative: str = "",  # what to walk away from, while guidance lasts; without effect at guidance 1
     seed: int = 0,  # of a prompt's first picture, 0 or more
     n: int = 1,  # pictures a prompt
     size: int | None = None,  # side in pixels, a multiple of the VAE's factor; None: what it was trained on

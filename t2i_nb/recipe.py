@@ -24,7 +24,7 @@ from .pipeline import WEIGHTS, TextToImage, find_model, load_weights, predict, s
 from .scenes import image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
-from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train
+from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train, training_device
 from .unet import UNet, UNetConfig, deepen, deeper_config, widen, wider_config
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
@@ -173,6 +173,10 @@ def check_recipe(
                                 ("projection_class_embeddings_input_dim", unet.projection_class_embeddings_input_dim or words, words)):
         if value != wanted:
             raise ValueError(f"unet.{name} is {value}, but must be {wanted} to fit the rest of the recipe.")
+    for name in ("pictures", "captions", "vae_pictures"):
+        value = getattr(recipe, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1.")
     if not 0 <= recipe.caption_dropout <= 1 or not recipe.time_power > 0:
         raise ValueError("caption_dropout must be from 0 to 1, and time_power above 0.")
     if isinstance(recipe.twice, str) or not all(isinstance(word, str) for word in recipe.twice):
@@ -471,7 +475,7 @@ def train_diffusion(
     tokenizer = build_tokenizer(latents.captions, recipe.text.max_position_embeddings, start)
     networks, schedule = build_networks(recipe, tokenizer, start), Schedule.from_config(recipe.schedule)
     train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say)
-    if torch.cuda.is_available() and device != "cpu":
+    if training_device(device).type == "cuda":
         networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
     run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1), folder / "training" / "diffusion", device)
     if resume:
@@ -560,8 +564,8 @@ def train_text_to_image(
     if start and not recipe.refine_vae and not (folder / "vae" / "config.json").is_file():
         write_part(start.vae, folder / "vae", "AutoencoderKL")  # it goes on as it is
     scenes = data is None
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    at_once = 256 if place == "cpu" else 2048  # pictures rendered together
+    place = str(training_device(device))
+    at_once = 256 if place == "cpu" else max(64, 2048 * 64**2 // recipe.size**2)  # pictures rendered or encoded together
     data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size, captions_per_scene=recipe.captions, device=place, workers=recipe.training.workers)
     test_data = test_data if test_data is not None else ScenesDataset(256, "test", recipe.size) if scenes else data
     held_images, held_captions = read_batch(test_data, spread(len(test_data), 256))
@@ -584,4 +588,4 @@ def finished_vae(folder: Path, device: str | None) -> VAE | None:
         return None
     vae = VAE(VAEConfig.from_dict(read_json(path)))
     load_weights(vae, folder / "vae" / "diffusion_pytorch_model.safetensors")
-    return vae.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return vae.to(training_device(device))

@@ -163,13 +163,14 @@ def ddim(
     steps: Sequence[int],  # descending time steps
     eta: float = 0.0,  # share of fresh noise: 0 is deterministic, 1 is DDPM with fixed_small
     noise: Callable[[Tensor], Tensor] | None = None,  # noise(x) -> fresh noise like x; None: torch.randn_like
+    eta_below: float = math.inf,  # fresh noise is added at time steps below this one only
     end: float = 1.0,  # alpha-bar where the last step arrives: 1 is x_0; Stable Diffusion 1 stops at that of time step 0
 ) -> Iterator[Step]:
     "Keep the predicted noise, but less of it: x' = signal' x_0 + noise' epsilon. (DDIM, eq. 12 and 16)"
     for t, now, then in levels(schedule, steps, end):
         x0 = denoise(x, t)
         epsilon = (x - now.signal * x0) / now.noise
-        fresh = eta * then.noise / now.noise * math.sqrt(1 - now.alpha_bar / then.alpha_bar)
+        fresh = (eta if t < eta_below else 0.0) * then.noise / now.noise * math.sqrt(1 - now.alpha_bar / then.alpha_bar)
         x = then.signal * x0 + math.sqrt(max(0.0, then.noise**2 - fresh**2)) * epsilon
         x = x + fresh * (noise or torch.randn_like)(x) if fresh > 0 else x
         yield Step(t, x, x0)
@@ -198,7 +199,7 @@ def dpm_solver(
     x: Tensor,  # the sample at steps[0]: standard normal noise [n, ...]
     schedule: Schedule,
     steps: Sequence[int],  # descending time steps
-    eta: float = 0.0,  # share of fresh noise: 0 is deterministic, 1 the SDE of Lu et al. (appendix B)
+    eta: float = 0.0,  # share of fresh noise: 0 is deterministic, 1 the SDE of Lu et al.
     noise: Callable[[Tensor], Tensor] | None = None,  # noise(x) -> fresh noise like x; None: torch.randn_like
     eta_below: float = math.inf,  # fresh noise is added at time steps below this one only
 ) -> Iterator[Step]:
@@ -239,10 +240,10 @@ def guide(
     rescale: float = 0.0,  # see `combine`
     until: int = 0,  # the time step at which guidance ends: below it the conditional model is alone
 ) -> Callable[[Tensor, Tensor], Tensor]:  # the guided model(x, t)
-    "Two models into one that follows its condition more strongly; all the way, or only while there is much noise (Kynkäänniemi et al. 2024)."
+    "Two models into one that follows its condition more strongly; all the way, or down to a time step (half of the interval of Kynkäänniemi et al. 2024)."
     if scale == 1:
         return conditional
-    return lambda x, t: conditional(x, t) if t[0] < until else combine(unconditional(x, t), conditional(x, t), scale, rescale)
+    return lambda x, t: conditional(x, t) if until and t[0] < until else combine(unconditional(x, t), conditional(x, t), scale, rescale)  # all of a batch are at one time step
 
 # %% ../nbs/04_samplers.ipynb #d10a39a3
 def guided(
@@ -252,10 +253,12 @@ def guided(
     alone: Callable[[Tensor, Tensor], Tensor] | None = None,  # model(x [n, ...], t [n]) with the condition, for the time steps below `until`
     until: int = 0,  # the time step at which guidance ends
 ) -> Callable[[Tensor, Tensor], Tensor]:  # the guided model(x [n, ...], t [n])
-    "The same as `guide`, with both answers from one call on a doubled batch."
+    "The same as `guide`, with both answers from one call on a doubled batch. Raises ValueError for `until` without `alone`."
+    if until and alone is None:
+        raise ValueError("until needs alone: the model for the time steps below it.")
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        if t[0] < until: return alone(x, t)
+        if until and t[0] < until: return alone(x, t)
         unconditional, conditional = pair(torch.cat([x, x]), torch.cat([t, t])).chunk(2)  # [n, ...] each
         return combine(unconditional, conditional, scale, rescale)
 

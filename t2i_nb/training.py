@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader
 # %% auto #0
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'Shuffled', 'TrainingConfig', 'check_training_config', 'History',
            'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint', 'read_checkpoint',
-           'latest_checkpoint', 'check_device', 'best_precision', 'make_accelerator', 'Run', 'start_run', 'train_step',
-           'save_run', 'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'Numbered', 'ahead',
-           'train', 'is_due', 'look', 'log']
+           'latest_checkpoint', 'check_device', 'best_precision', 'training_device', 'make_accelerator', 'Run',
+           'start_run', 'train_step', 'save_run', 'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps',
+           'Numbered', 'leave_interrupts_alone', 'ahead', 'train', 'is_due', 'look', 'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -137,10 +137,12 @@ def check_training_config(
         value = getattr(config, name)
         if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value!r}, but must be a number above 0.")
-    for name in ("warmup", "sample_every", "weight_decay", "workers"):
+    for name in ("warmup", "sample_every", "weight_decay"):
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}, but must be a number, 0 or more.")
+    if isinstance(config.workers, bool) or not isinstance(config.workers, int) or config.workers < 0:
+        raise ValueError(f"workers is {config.workers!r}, but must be a whole number of processes, 0 for none.")
     if not isinstance(config.keep, int) or config.keep < 1:
         raise ValueError(f"keep is {config.keep!r}, but must be a whole number of checkpoints, at least 1.")
     if not 0 <= config.decay <= 1:
@@ -285,6 +287,16 @@ def best_precision(
     return "bf16" if device.type == "cpu" and (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")) else "no"
 
 
+def training_device(
+    device: str | None,  # "cpu", "cuda", ...; None: whatever there is
+) -> torch.device:
+    "Where a training runs: the first GPU of Nvidia's kind, if there is one and no other wish. Raises ValueError for another GPU."
+    wanted = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.index not in (None, 0):
+        raise ValueError(f"A training uses the first GPU, not {device}: choose another with the environment variable CUDA_VISIBLE_DEVICES.")
+    return torch.device(wanted.type)
+
+
 def make_accelerator(
     config: TrainingConfig,  # its precision is used
     device: str | None = None,  # "cpu" keeps off a GPU that is there
@@ -295,9 +307,9 @@ def make_accelerator(
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # it is a singleton, and a notebook may train twice with different settings
-    here = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
+    here = training_device(device)
     precision = best_precision(here) if config.mixed_precision == "auto" else config.mixed_precision
-    return Accelerator(mixed_precision=precision, cpu=device == "cpu", project_dir=folder,
+    return Accelerator(mixed_precision=precision, cpu=here.type == "cpu", project_dir=folder,
                        log_with="tensorboard" if config.tensorboard else None)
 
 # %% ../nbs/20_training.ipynb #3f7debec
@@ -335,7 +347,7 @@ def start_run(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config, device, folder)
-    if device is not None and torch.device(device).type != accelerator.device.type:
+    if training_device(device).type != accelerator.device.type:
         raise ValueError(f"Accelerate chose {accelerator.device} and not {device}: leave the device out, or choose cpu.")
     network = network.to(accelerator.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True)
@@ -356,7 +368,7 @@ def train_step(
         batch = batches(run.step * config.accumulation + part)
         with run.accelerator.autocast():
             value = loss(run.network, batch, generator) / config.accumulation
-        total += value.item()  # before the way back: a GPU is then kept busy while the next batch is made
+        total += value.item()  # waits for the forward pass only: a GPU has the way back to do while the next batch is made
         run.accelerator.backward(value)
     if not math.isfinite(total):
         raise ValueError(f"The loss became {total} at step {run.step}: lower the learning rate, or train in float32 (mixed_precision = 'no').")
@@ -487,20 +499,38 @@ class Numbered:
         self.batches = batches
 
     def __getitem__(self, number: int):
-        return self.batches(number)
+        return number, self.batches(number)
 
 
+def leave_interrupts_alone(worker: int) -> None:
+    "Ctrl-C reaches all processes of a terminal; only the main one shall act on it."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
 def ahead(
     batches: Callable[[int], object],  # number -> batch, on the CPU
     first: int,  # number of the first batch
     workers: int,  # processes; 0: each batch is made when it is asked for
-) -> Callable[[int], object]:  # to be called with first, first + 1, ...
-    "The same batches, made ahead by other processes. Where these can't be forked (not on Linux), `batches` must be a function that can be pickled."
-    if not workers:
-        return batches
-    coming = iter(DataLoader(Numbered(batches), batch_size=None, sampler=itertools.count(first), num_workers=workers, prefetch_factor=4,
-                             multiprocessing_context="fork" if sys.platform == "linux" else None, pin_memory=torch.cuda.is_available(), worker_init_fn=lambda _: signal.signal(signal.SIGINT, signal.SIG_IGN)))
-    return lambda number: next(coming)
+    pin: bool = False,  # whether batches are put where a GPU can fetch them faster
+):
+    "Within this context: the same batches, made ahead by other processes, to be asked for in order. Without Linux each is made when it is asked for."
+    if not workers or sys.platform != "linux":
+        yield batches
+        return
+    coming = iter(DataLoader(Numbered(batches), batch_size=None, sampler=itertools.count(first), num_workers=workers, prefetch_factor=4, pin_memory=pin,
+                             multiprocessing_context="fork", worker_init_fn=leave_interrupts_alone, generator=torch.Generator()))
+
+    def batch(number: int):
+        made, values = next(coming)
+        if made != number:
+            raise ValueError(f"Batch {number} was asked for, but {made} is next.")
+        return values
+
+    try:
+        yield batch
+    finally:
+        del coming  # ends the processes
 
 # %% ../nbs/20_training.ipynb #d538e541
 def train(
@@ -512,15 +542,16 @@ def train(
     name: str = "training",  # on the progress bar
 ) -> History:
     "Train until the budget of steps or minutes is spent. Ctrl-C, or a notebook's stop button, saves a checkpoint first."
-    display, batches = Display(run, name), ahead(batches, run.step * run.config.accumulation, run.config.workers)
+    display = Display(run, name)
     if run.config.tensorboard:
         run.accelerator.init_trackers(name)
     try:
-        with unbroken_steps() as stop_if_asked:
+        first, workers = run.step * run.config.accumulation, run.config.workers if run.progress < 1 else 0
+        with unbroken_steps() as stop_if_asked, ahead(batches, first, workers, run.accelerator.device.type == "cuda") as coming:
             while run.progress < 1:
                 stop_if_asked()
                 begun = time.perf_counter()
-                value = train_step(run, loss, batches)
+                value = train_step(run, loss, coming)
                 run.history.seconds += time.perf_counter() - begun  # before looking: the last step must know that it is the last
                 look(run, display, validate, sample)
                 log(run, value)
