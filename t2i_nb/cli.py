@@ -15,7 +15,7 @@ import rich_click as click
 
 # %% auto #0
 __all__ = ['check_output', 'save_picture', 'slug', 'save_pictures', 'Commands', 'complain', 'examples', 'version', 'main',
-           'generate', 'choose_data', 'train', 'evaluate', 'take_exam', 'compare']
+           'drawing_options', 'generate', 'choose_data', 'train', 'evaluate', 'take_exam', 'compare']
 
 # %% ../nbs/26_command_line.ipynb #f74c75cc
 def check_output(
@@ -131,6 +131,18 @@ def main():
     """
 
 # %% ../nbs/26_command_line.ipynb #c829dc8b
+def drawing_options(command):
+    "Give a command the settings of a picture. Those that aren't given are the model's own."
+    options = (click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]"),
+               click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]"),
+               click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]"),
+               click.option("--guidance-until", type=int, help="The time step at which guidance ends; 0 is never.  [default: the model's]"),
+               click.option("--eta", type=float, help="Fresh noise in the steps of ddim and dpm after guidance, 0 to 1.  [default: the model's]"))
+    for option in reversed(options):  # as decorators, the last is applied first
+        command = option(command)
+    return command
+
+
 @main.command(epilog=examples(
     't2i generate "two small green cones" --out cones.png',
     't2i generate "a red sphere" "a blue cube at night" -n 4 --out pictures',
@@ -139,11 +151,7 @@ def main():
 @click.option("--model", default="scenes", show_default=True, help="A shipped model's name, a model's folder, or OWNER/NAME on the Hugging Face Hub.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True, help="A .png file (a grid, for several pictures), or a folder.")
 @click.option("-n", "n", type=int, default=1, show_default=True, help="Pictures of each prompt, with consecutive seeds.")
-@click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
-@click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]")
-@click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]")
-@click.option("--guidance-until", type=int, help="The time step at which guidance ends; 0 is never.  [default: the model's]")
-@click.option("--eta", type=float, help="Fresh noise in the steps of ddim and dpm after guidance, 0 to 1.  [default: the model's]")
+@drawing_options
 @click.option("--negative", default="", help="What should not be in the picture; heard while guidance lasts.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another picture.")
 @click.option("--size", type=int, help="Side in pixels.  [default: what the model was trained on]")
@@ -249,11 +257,7 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
 @click.option("--images", type=click.IntRange(1), help="Pictures of each sentence.  [default: 4]")
 @click.option("--data", help="Compare with these pictures in place of the exam: scenes, emoji, folder:PATH or hub:NAME.")
 @click.option("--pictures", type=click.IntRange(100), help="Pictures to draw for --data.  [default: 500]")
-@click.option("--steps", type=int, help="Steps of the sampler.  [default: the model's, 20]")
-@click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]")
-@click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]")
-@click.option("--guidance-until", type=int, help="The time step at which guidance ends; 0 is never.  [default: the model's]")
-@click.option("--eta", type=float, help="Fresh noise in the steps of ddim and dpm after guidance, 0 to 1.  [default: the model's]")
+@drawing_options
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
 def evaluate(model, kept, count, images, data, pictures, device, **settings):
     "Draw the 1200 sentences of SceneEval, let the judge look at the pictures, and print a table. With --data: FID, KID, precision and recall."
