@@ -30,8 +30,9 @@ from torch.utils.data import DataLoader
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'Shuffled', 'TrainingConfig', 'check_training_config', 'History',
            'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint', 'read_checkpoint',
            'latest_checkpoint', 'check_device', 'best_precision', 'training_device', 'make_accelerator', 'Run',
-           'start_run', 'train_step', 'save_run', 'resume_run', 'averaged', 'Display', 'in_notebook', 'unbroken_steps',
-           'Numbered', 'leave_interrupts_alone', 'ahead', 'train', 'is_due', 'look', 'log']
+           'start_run', 'train_step', 'save_run', 'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display',
+           'in_notebook', 'unbroken_steps', 'Numbered', 'leave_interrupts_alone', 'ahead', 'train', 'is_due', 'look',
+           'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -110,6 +111,7 @@ class TrainingConfig:
     minutes: float | None = None  # ... or after so much time (then `steps` is not used)
     batch_size: int = 64  # examples a step
     learning_rate: float = 1e-3  # at its highest
+    optimizer: str = "adamw"  # or "muon", which learns more from each step where matrices are large
     warmup: int = 100  # steps of rising learning rate
     decay: float = 0.3  # share of the budget with a falling learning rate
     weight_decay: float = 0.01  # AdamW's
@@ -147,6 +149,8 @@ def check_training_config(
         raise ValueError(f"keep is {config.keep!r}, but must be a whole number of checkpoints, at least 1.")
     if not 0 <= config.decay <= 1:
         raise ValueError(f"decay is {config.decay!r}, but is a share of the run: give a number from 0 to 1.")
+    if config.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"optimizer is {config.optimizer!r}, but must be 'adamw' or 'muon'.")
     if config.mixed_precision not in ("no", "bf16", "auto"):
         raise ValueError(f"mixed_precision is {config.mixed_precision!r}, but must be 'no', 'bf16' or 'auto'.")
     if not 0 <= config.ema_decay < 1:
@@ -340,7 +344,7 @@ def start_run(
     folder: str | Path | None = None,  # where checkpoints go; None: nowhere
     device: str | None = None,  # "cpu" to keep off a GPU that is there
 ) -> Run:
-    "Put a network on its device with an AdamW of its own, at step 0. Raises ValueError for settings that make no sense."
+    "Put a network on its device with an optimizer of its own, at step 0. Raises ValueError for settings that make no sense."
     check_training_config(config)
     check_device(device)
     folder = Path(folder) if folder else None
@@ -350,7 +354,8 @@ def start_run(
     if training_device(device).type != accelerator.device.type:
         raise ValueError(f"Accelerate chose {accelerator.device} and not {device}: leave the device out, or choose cpu.")
     network = network.to(accelerator.device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=True)
+    settings = dict(lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay)
+    optimizer = Muon(network, **settings) if config.optimizer == "muon" else torch.optim.AdamW(network.parameters(), **settings, fused=True)
     return Run(network, config, accelerator, accelerator.prepare(optimizer), EMA(network, config.ema_decay), folder)
 
 # %% ../nbs/20_training.ipynb #2747dc86
@@ -404,13 +409,65 @@ def resume_run(
             run.network.load_state_dict(tensors["network"])
         except RuntimeError:
             raise ValueError(f"The checkpoints in {run.folder} are of another network: go on with the data and settings that the run was started with.") from None
-        for name in ("seed", "batch_size", "accumulation"):
-            if state["config"][name] != getattr(run.config, name):
-                raise ValueError(f"This run was started with {name} = {state['config'][name]}: it can't go on with {getattr(run.config, name)}.")
+        for name in ("seed", "batch_size", "accumulation", "optimizer"):
+            if (before := state["config"].get(name, "adamw")) != getattr(run.config, name):  # older runs don't name their optimizer
+                raise ValueError(f"This run was started with {name} = {before}: it can't go on with {getattr(run.config, name)}.")
         run.ema.average = {name: value.to(run.accelerator.device) for name, value in tensors["ema"].items()}
         restore_optimizer(run.optimizer, tensors["optimizer"])
         run.ema.updates, run.step, run.history = state["ema_updates"], state["step"], History(**state["history"])
     return run.step
+
+# %% ../nbs/20_training.ipynb #51d602e0
+def orthogonalize(
+    matrices: Tensor,  # [k, m, n]
+    rounds: int = 5,  # of Newton and Schulz
+) -> Tensor:  # [k, m, n]: the same singular vectors, all singular values near 1
+    "Make each direction of a matrix equally long, by matrix products alone. (Jordan et al. 2024)"
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)  # now no singular value is above 1
+    for _ in range(rounds):
+        square = x @ x.mT  # [k, m, m]
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.mT if tall else x
+
+# %% ../nbs/20_training.ipynb #0fe1a71e
+class Muon(torch.optim.AdamW):
+    "Muon for the matrices of a network, AdamW for the rest. (Jordan et al. 2024; Liu et al. 2025)"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        lr: float = 1e-3,  # of both; a matrix moves by it, root mean square
+        betas: tuple = (0.9, 0.99),  # AdamW's
+        weight_decay: float = 0.01,  # of both
+        momentum: float = 0.95,  # Muon's
+    ):
+        tables = {parameter for module in network.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
+        matrices = [p for p in network.parameters() if p.ndim > 1 and p not in tables and min(len(p), p[0].numel()) >= 32]
+        rest = [p for p in network.parameters() if p not in set(matrices)]
+        super().__init__([{"params": rest}, {"params": matrices}], lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        "One step of both. `closure` is not used."
+        group = self.param_groups[1]
+        matrices = [p for p in group["params"] if p.grad is not None]
+        for p in matrices:
+            if p not in self.state: self.state[p].update(step=torch.zeros(()), momentum=torch.zeros_like(p))  # AdamW asks everyone for a step count
+        momenta, ahead = [self.state[p]["momentum"] for p in matrices], [p.grad for p in matrices]
+        torch._foreach_lerp_(momenta, ahead, 1 - self.momentum)
+        torch._foreach_lerp_(ahead, momenta, self.momentum)  # Nesterov's
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        precision = torch.bfloat16 if matrices and best_precision(matrices[0].device) == "bf16" else torch.float32
+        alike = {}  # matrices of one shape are multiplied together
+        for p in matrices: alike.setdefault((len(p), p[0].numel()), []).append(p)
+        for (m, n), same in alike.items():
+            ways = orthogonalize(torch.stack([p.grad.to(precision).reshape(m, n) for p in same]))  # [k, m, n]
+            for p, way in zip(same, ways): p.add_(way.reshape(p.shape), alpha=-group["lr"] * math.sqrt(max(m, n)))
+        for p in matrices: p.grad = None  # so that AdamW leaves them out
+        return super().step()
 
 # %% ../nbs/20_training.ipynb #a586a0c7
 @contextmanager
