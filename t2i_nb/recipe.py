@@ -103,7 +103,7 @@ class Recipe:
     start: str | None = None  # a model to go on from, shipped or a folder: its networks, and their settings; None: fresh ones
     deepen: int | tuple | None = None  # residual blocks of each level that the UNet of that model gets; None: those that it has
     widen: tuple | None = None  # channels of each level that it gets; None: those that it has
-    refine_vae: bool = False  # whether the VAE of that model is trained further, too
+    refine_vae: bool | str = False  # whether the VAE of that model is trained further, too; "decoder": only the half that draws, so that its latents stay as they are
     vae: VAEConfig = field(default_factory=default_vae)
     vae_training: TrainingConfig = field(default_factory=default_vae_training)
     text: TextConfig = field(default_factory=default_text)
@@ -179,6 +179,8 @@ def check_recipe(
             raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1.")
     if not 0 <= recipe.caption_dropout <= 1 or not recipe.time_power > 0:
         raise ValueError("caption_dropout must be from 0 to 1, and time_power above 0.")
+    if recipe.refine_vae not in (True, False, "decoder"):
+        raise ValueError(f'refine_vae is {recipe.refine_vae!r}, but must be true, false or "decoder".')
     if isinstance(recipe.twice, str) or not all(isinstance(word, str) for word in recipe.twice):
         raise ValueError('twice must be a list of words, such as ["cube", "cubes"].')
     for training in (recipe.vae_training, recipe.words_training, recipe.training):
@@ -269,8 +271,10 @@ def train_vae(
 ) -> VAE:
     "Train a VAE, set its scaling factor from its own latents, and write it in diffusers' layout."
     torch.manual_seed(recipe.seed)
-    vae = start or quiet_start(VAE(recipe.vae))
-    run = start_run(vae.requires_grad_(True).to(memory_format=torch.channels_last), replace(recipe.vae_training, seed=recipe.seed), folder / "training" / "vae", device)
+    vae, decoder_only = (start or quiet_start(VAE(recipe.vae))).requires_grad_(True), start is not None and recipe.refine_vae == "decoder"
+    if decoder_only:
+        for part in (vae.encoder, vae.quant_conv): part.requires_grad_(False)
+    run = start_run(vae.to(memory_format=torch.channels_last), replace(recipe.vae_training, seed=recipe.seed), folder / "training" / "vae", device)
     if resume:
         resume_run(run, say)
     order, device = Shuffled(len(pictures), recipe.vae_training.batch_size, recipe.seed), run.accelerator.device
@@ -291,7 +295,7 @@ def train_vae(
     train(run, loss, lambda step: pictures[order(step)], validate, sample, name="VAE")
     run.ema.copy_to(run.network)
     vae = run.network.eval().requires_grad_(False)
-    vae.config.scaling_factor = round(latent_scale(vae, to_floats(pictures[spread(len(pictures), 1024)]).to(device)), 6)
+    if not decoder_only: vae.config.scaling_factor = round(latent_scale(vae, to_floats(pictures[spread(len(pictures), 1024)]).to(device)), 6)
     write_part(vae, folder / "vae", "AutoencoderKL")
     vae = finished_vae(folder, device)  # as a resumed run will find it, in half precision
     score = torch.cat([psnr(vae(part), part) for part in shown.split(64)]).mean()

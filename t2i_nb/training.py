@@ -114,7 +114,7 @@ class TrainingConfig:
     optimizer: str = "adamw"  # or "muon", which learns more from each step where matrices are large
     warmup: int = 100  # steps of rising learning rate
     decay: float = 0.3  # share of the budget with a falling learning rate
-    weight_decay: float = 0.01  # AdamW's
+    weight_decay: float = 0.01  # of either optimizer
     betas: tuple = (0.9, 0.99)  # AdamW's
     gradient_clip: float = 1.0  # longest gradient that is let through
     accumulation: int = 1  # batches a step
@@ -192,9 +192,9 @@ def plot_history(
 
 # %% ../nbs/20_training.ipynb #c25e1d57
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer,  # AdamW
+    optimizer: torch.optim.Optimizer,  # AdamW or Muon
 ) -> dict[str, Tensor]:  # flat: "parameter number.name" -> tensor
-    "Adam's moments and step counts as flat named tensors, which safetensors can hold (no pickle)."
+    "The optimizer's moments and step counts as flat named tensors, which safetensors can hold (no pickle)."
     state = optimizer.state_dict()["state"]
     return {f"{number}.{name}": torch.as_tensor(value).clone().contiguous() for number, entry in state.items() for name, value in entry.items()}
 
@@ -355,7 +355,8 @@ def start_run(
         raise ValueError(f"Accelerate chose {accelerator.device} and not {device}: leave the device out, or choose cpu.")
     network = network.to(accelerator.device)
     settings = dict(lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay)
-    optimizer = Muon(network, **settings) if config.optimizer == "muon" else torch.optim.AdamW(network.parameters(), **settings, fused=True)
+    precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    optimizer = Muon(network, **settings, precision=precision) if config.optimizer == "muon" else torch.optim.AdamW(network.parameters(), **settings, fused=True)
     return Run(network, config, accelerator, accelerator.prepare(optimizer), EMA(network, config.ema_decay), folder)
 
 # %% ../nbs/20_training.ipynb #2747dc86
@@ -389,7 +390,7 @@ def train_step(
 def save_run(
     run: Run,  # at any step
 ) -> Path | None:  # the checkpoint; None for a run without a folder
-    "Write a checkpoint: weights, average, Adam's moments, history, settings."
+    "Write a checkpoint: weights, average, the optimizer's moments, history, settings."
     if run.folder is None:
         return None
     tensors = {"network": run.network.state_dict(), "ema": run.ema.average, "optimizer": optimizer_tensors(run.optimizer)}
@@ -417,23 +418,24 @@ def resume_run(
         run.ema.updates, run.step, run.history = state["ema_updates"], state["step"], History(**state["history"])
     return run.step
 
-# %% ../nbs/20_training.ipynb #51d602e0
+# %% ../nbs/20_training.ipynb #b7c2a3f0
 def orthogonalize(
     matrices: Tensor,  # [k, m, n]
     rounds: int = 5,  # of Newton and Schulz
-) -> Tensor:  # [k, m, n]: the same singular vectors, all singular values near 1
-    "Make each direction of a matrix equally long, by matrix products alone. (Jordan et al. 2024)"
+) -> Tensor:  # [k, m, n]: the same singular vectors, singular values from 0.68 to 1.20 but for the faintest
+    "Make the directions of matrices equally long, nearly, by matrix products alone. (Jordan et al. 2024)"
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)  # now no singular value is above 1
     for _ in range(rounds):
         square = x @ x.mT  # [k, m, m]
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        factor = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)  # b S + c S²
+        x = torch.baddbmm(x, factor, x, beta=3.4445)  # a x + (b S + c S²) x
     return x.mT if tall else x
 
 # %% ../nbs/20_training.ipynb #0fe1a71e
 class Muon(torch.optim.AdamW):
-    "Muon for the matrices of a network, AdamW for the rest. (Jordan et al. 2024; Liu et al. 2025)"
+    "Muon for the weights of linear layers and convolutions, AdamW for the rest. Uses up the gradients. (Jordan et al. 2024; Liu et al. 2025)"
 
     def __init__(
         self,
@@ -442,32 +444,37 @@ class Muon(torch.optim.AdamW):
         betas: tuple = (0.9, 0.99),  # AdamW's
         weight_decay: float = 0.01,  # of both
         momentum: float = 0.95,  # Muon's
+        precision: torch.dtype = torch.float32,  # of its matrix products; bfloat16 will do where that is fast
     ):
-        tables = {parameter for module in network.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
-        matrices = [p for p in network.parameters() if p.ndim > 1 and p not in tables and min(len(p), p[0].numel()) >= 32]
+        tables = {m.weight for m in network.modules() if isinstance(m, nn.Embedding)}  # an output layer may share one
+        layers = [m.weight for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and m.weight not in tables]
+        matrices = [weight for weight in dict.fromkeys(layers) if min(len(weight), weight[0].numel()) >= 32]
         rest = [p for p in network.parameters() if p not in set(matrices)]
-        super().__init__([{"params": rest}, {"params": matrices}], lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
-        self.momentum = momentum
+        groups = [{"params": rest}, {"params": matrices, "momentum": momentum, "precision": precision}]
+        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
     def step(self, closure=None):
-        "One step of both. `closure` is not used."
+        "One step of both."
+        if closure is not None: raise ValueError("Muon takes no closure: compute the gradients before the step.")
         group = self.param_groups[1]
-        matrices = [p for p in group["params"] if p.grad is not None]
+        if matrices := [p for p in group["params"] if p.grad is not None]: self.step_matrices(matrices, group)
+        return super().step()
+
+    def step_matrices(self, matrices: list[Tensor], group: dict) -> None:
+        "Muon's part. Afterwards the gradients of these matrices are gone, so that AdamW leaves them out."
         for p in matrices:
             if p not in self.state: self.state[p].update(step=torch.zeros(()), momentum=torch.zeros_like(p))  # AdamW asks everyone for a step count
-        momenta, ahead = [self.state[p]["momentum"] for p in matrices], [p.grad for p in matrices]
-        torch._foreach_lerp_(momenta, ahead, 1 - self.momentum)
-        torch._foreach_lerp_(ahead, momenta, self.momentum)  # Nesterov's
+        momenta, further = [self.state[p]["momentum"] for p in matrices], [p.grad for p in matrices]
+        torch._foreach_lerp_(momenta, further, 1 - group["momentum"])
+        torch._foreach_lerp_(further, momenta, group["momentum"])  # Nesterov's look ahead
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        precision = torch.bfloat16 if matrices and best_precision(matrices[0].device) == "bf16" else torch.float32
         alike = {}  # matrices of one shape are multiplied together
         for p in matrices: alike.setdefault((len(p), p[0].numel()), []).append(p)
         for (m, n), same in alike.items():
-            ways = orthogonalize(torch.stack([p.grad.to(precision).reshape(m, n) for p in same]))  # [k, m, n]
+            ways = orthogonalize(torch.stack([p.grad.to(group["precision"]).reshape(m, n) for p in same]))  # [k, m, n]
             for p, way in zip(same, ways): p.add_(way.reshape(p.shape), alpha=-group["lr"] * math.sqrt(max(m, n)))
-        for p in matrices: p.grad = None  # so that AdamW leaves them out
-        return super().step()
+        for p in matrices: p.grad = None
 
 # %% ../nbs/20_training.ipynb #a586a0c7
 @contextmanager
