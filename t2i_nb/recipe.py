@@ -269,9 +269,10 @@ def train_vae(
     say: Callable[[str], None] = print,
     start: VAE | None = None,  # one to train further; None: a fresh one
 ) -> VAE:
-    "Train a VAE, set its scaling factor from its own latents, and write it in diffusers' layout."
+    "Train a VAE, set its scaling factor from its own latents (where only the decoder learns, it stays), and write it in diffusers' layout."
     torch.manual_seed(recipe.seed)
-    vae, decoder_only = (start or quiet_start(VAE(recipe.vae))).requires_grad_(True), start is not None and recipe.refine_vae == "decoder"
+    vae = (start or quiet_start(VAE(recipe.vae))).requires_grad_(True)
+    decoder_only = start is not None and recipe.refine_vae == "decoder"
     if decoder_only:
         for part in (vae.encoder, vae.quant_conv): part.requires_grad_(False)
     run = start_run(vae.to(memory_format=torch.channels_last), replace(recipe.vae_training, seed=recipe.seed), folder / "training" / "vae", device)

@@ -410,9 +410,10 @@ def resume_run(
             run.network.load_state_dict(tensors["network"])
         except RuntimeError:
             raise ValueError(f"The checkpoints in {run.folder} are of another network: go on with the data and settings that the run was started with.") from None
+        before = {**asdict(TrainingConfig()), **state["config"]}  # what an older run doesn't name was as it is by default
         for name in ("seed", "batch_size", "accumulation", "optimizer"):
-            if (before := state["config"].get(name, "adamw")) != getattr(run.config, name):  # older runs don't name their optimizer
-                raise ValueError(f"This run was started with {name} = {before}: it can't go on with {getattr(run.config, name)}.")
+            if before[name] != getattr(run.config, name):
+                raise ValueError(f"This run was started with {name} = {before[name]}: it can't go on with {getattr(run.config, name)}.")
         run.ema.average = {name: value.to(run.accelerator.device) for name, value in tensors["ema"].items()}
         restore_optimizer(run.optimizer, tensors["optimizer"])
         run.ema.updates, run.step, run.history = state["ema_updates"], state["step"], History(**state["history"])
@@ -448,9 +449,9 @@ class Muon(torch.optim.AdamW):
     ):
         tables = {m.weight for m in network.modules() if isinstance(m, nn.Embedding)}  # an output layer may share one
         layers = [m.weight for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and m.weight not in tables]
-        matrices = [weight for weight in dict.fromkeys(layers) if min(len(weight), weight[0].numel()) >= 32]
-        rest = [p for p in network.parameters() if p not in set(matrices)]
-        groups = [{"params": rest}, {"params": matrices, "momentum": momentum, "precision": precision}]
+        matrices = dict.fromkeys(weight for weight in layers if min(len(weight), weight[0].numel()) >= 32)  # each once, in order
+        rest = [p for p in network.parameters() if p not in matrices]
+        groups = [{"params": rest}, {"params": [*matrices], "momentum": momentum, "precision": precision}]
         super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
