@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .scenes import Scene, caption, render, sample_scenes, to_pil
+from .scenes import BARE, FULL, Scene, caption, render, sample_scenes, to_pil
 
 # %% ../nbs/01_data.ipynb #2fea50b1
 def eight_bits(
@@ -454,9 +454,11 @@ def think_up(
     seeds: Sequence[int],  # one for each scene
     split: str,  # "train", "test" or "heldout"
     sentences: int,  # about each scene
+    bare: float = BARE,  # share of sentences that say shapes only
+    full: float = FULL,  # share of those that say everything of each object
 ) -> list[tuple[Scene, list[str]]]:
     "Scenes, not yet rendered, with sentences about them."
-    return [(scene, [caption(scene, random.Random(f"{split} {seed} {k}")) for k in range(sentences)])
+    return [(scene, [caption(scene, random.Random(f"{split} {seed} {k}"), bare, full) for k in range(sentences)])
             for seed, scene in zip(seeds, sample_scenes(seeds, split))]
 
 
@@ -472,6 +474,8 @@ class ScenesDataset(Dataset):
         captions_per_scene: int = 8,  # sentences drawn for each scene
         device: str = "cpu",  # where pictures are rendered, and where they are
         workers: int = 0,  # processes that think up all scenes ahead, for a GPU that would wait for them; 0: none, each when it is asked for
+        bare: float = BARE,  # share of sentences that say shapes only
+        full: float = FULL,  # share of those that say everything of each object
     ):
         if count < 1 or captions_per_scene < 1 or size < 1:
             raise ValueError(f"count, size and captions_per_scene must be 1 or more, not {count}, {size}, {captions_per_scene}.")
@@ -479,7 +483,7 @@ class ScenesDataset(Dataset):
         self.captions_per_scene, self.device, self.workers = captions_per_scene, device, workers
         sample_scenes(self.seeds[:1], split)  # an unknown split is reported at once
 
-        self.think_up = partial(think_up, split=split, sentences=captions_per_scene)
+        self.think_up = partial(think_up, split=split, sentences=captions_per_scene, bare=bare, full=full)
 
     @cached_property
     def everything(self) -> list[tuple[Scene, list[str]]]:

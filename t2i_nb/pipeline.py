@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -29,8 +29,9 @@ from .vae import VAE, VAEConfig
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'find_model', 'download', 'predict',
-           'check_prompt', 'suggest', 'check_settings', 'sample_latents', 'generate', 'TextToImage', 'load_model',
-           'check_parts', 'check_index', 'save_model', 'save_weights']
+           'check_prompt', 'suggest', 'check_settings', 'encode_prompts', 'text_denoiser', 'visited_steps',
+           'run_sampler', 'sample_latents', 'generate', 'TextToImage', 'load_model', 'check_parts', 'check_index',
+           'save_model', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -190,6 +191,63 @@ def check_settings(
     if size % multiple:
         raise ValueError(f"size is {size}, but must be a multiple of {multiple} for this model.")
 
+# %% ../nbs/22_text_to_image.ipynb #3021438d
+def encode_prompts(
+    model: TextToImage,
+    prompts: Sequence[str],  # n of them
+    negative: str = "",  # what to walk away from, while guidance lasts
+    guidance: float = 3.0,  # scale; 1 is none
+) -> tuple[Tensor, Tensor]:  # the tokens' vectors [2n, m, d] and the sentences' [2n, d], negative ones first; without guidance [n, ...]
+    "What the UNet hears."
+    texts = [negative] * len(prompts) * (guidance != 1) + list(prompts)  # in the order that `guided` wants
+    return model.text_encoder(model.tokenizer(texts).to(model.device))
+
+
+def text_denoiser(
+    model: TextToImage,
+    text: tuple[Tensor, Tensor],  # from `encode_prompts`
+    guidance: float = 3.0,  # scale, the same
+    until: int = 0,  # the time step at which guidance ends; 0: never
+) -> Callable[[Tensor, float], Tensor]:  # denoise(x [n, c, h, w], t) -> predicted x_0
+    "The function that a sampler needs, with the text and its guidance in it."
+    (hidden, pooled), config = text, model.schedule_config
+    words = model.unet.prepare_text(hidden)  # the text is the same in each step
+    network = lambda x, t: predict(model.unet, x, t, words, pooled)
+    if guidance != 1:
+        count = len(hidden) // 2
+        own_words = model.unet.prepare_text(hidden[count:]) if until else None  # of the prompts alone
+        network = guided(network, guidance, alone=lambda x, t: predict(model.unet, x, t, own_words, pooled[count:]), until=until)
+    dynamic = (config.dynamic_thresholding_ratio, config.sample_max_value) if config.thresholding else None
+    clip = config.clip_sample_range if config.clip_sample else None
+    return make_denoiser(network, model.schedule, config.prediction_type, clip, dynamic)
+
+# %% ../nbs/22_text_to_image.ipynb #1219f456
+def visited_steps(
+    model: TextToImage,
+    steps: int,  # how many
+    sampler: str,  # its name
+) -> list[int] | list[float]:  # descending time steps
+    "The time steps that a sampler visits, as the model's configuration lays them out."
+    config = model.schedule_config
+    return time_steps(model.schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm", fractional=sampler == "euler")
+
+
+def run_sampler(
+    model: TextToImage,
+    denoise: Callable[[Tensor, float], Tensor],  # predicts x_0
+    x: Tensor,  # the sample at visited[0] [n, c, h, w]
+    visited: Sequence[float],  # descending time steps
+    sampler: str,  # its name
+    noise: Callable[[Tensor], Tensor],  # noise(x) -> fresh noise like x
+    eta: float = 0.0,  # 0 to 1: share of fresh noise in the steps of ddim and dpm
+    until: int = 0,  # the time step at which guidance ends: only after it is there fresh noise; 0: in all steps
+) -> Iterator[Step]:  # (t, x, x0)
+    "Walk from any time step to a picture."
+    options = {"noise": noise} if sampler != "euler" else {}
+    if sampler in ("ddim", "dpm"): options |= {"eta": eta, "eta_below": until or math.inf}
+    if sampler == "ddim" and not model.schedule_config.set_alpha_to_one: options["end"] = model.schedule.alphas_bar[0].item()
+    yield from SAMPLERS[sampler](denoise, x, model.schedule, visited, **options)
+
 # %% ../nbs/22_text_to_image.ipynb #4f5b0369
 def sample_latents(
     model: TextToImage,
@@ -204,29 +262,14 @@ def sample_latents(
     size: int | None = None,  # side in pixels; None: what the model was trained on
 ) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
     "Yield each step of one sampler run over a batch of prompts. Nothing is checked; iterate under `torch.inference_mode()`."
-    count, device, side = len(prompts), model.device, (size or model.size) // model.vae.downsampling
-    texts = [negative] * count * (guidance != 1) + list(prompts)  # negative ones first, as `guided` wants them
-    hidden, pooled = model.text_encoder(model.tokenizer(texts).to(device))
-
-    words = model.unet.prepare_text(hidden)  # the text is the same in each step
-    network = lambda x, t: predict(model.unet, x, t, words, pooled)
-    until = guidance_until if guidance > 1 else 0  # below 1 it weakens the words, all the way
-    if guidance != 1:
-        own_words = model.unet.prepare_text(hidden[count:]) if until else None  # of the prompts alone
-        network = guided(network, guidance, alone=lambda x, t: predict(model.unet, x, t, own_words, pooled[count:]), until=until)
+    side, until = (size or model.size) // model.vae.downsampling, guidance_until if guidance > 1 else 0  # below 1 it weakens the words, all the way
+    denoise = text_denoiser(model, encode_prompts(model, prompts, negative, guidance), guidance, until)
+    visited = visited_steps(model, steps, sampler)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    draw = lambda shape: randn(shape, generators, device)
-    x = draw((count, model.unet.config.in_channels, side, side))  # pure noise
-    schedule, config = model.schedule, model.schedule_config
-    dynamic = (config.dynamic_thresholding_ratio, config.sample_max_value) if config.thresholding else None
-    clip = config.clip_sample_range if config.clip_sample else None
-    denoise = make_denoiser(network, schedule, config.prediction_type, clip, dynamic)
-    options = {"noise": lambda x: draw(x.shape)} if sampler != "euler" else {}
-    if sampler in ("ddim", "dpm"): options |= {"eta": eta, "eta_below": until or math.inf}
-    if sampler == "ddim" and not config.set_alpha_to_one: options["end"] = schedule.alphas_bar[0].item()
-    visited = time_steps(schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm", fractional=sampler == "euler")
-    if sampler == "euler" and config.timestep_spacing != "leading": x = x * level_at(schedule, visited[0]).noise  # as k-diffusion and diffusers begin
-    yield from SAMPLERS[sampler](denoise, x, schedule, visited, **options)
+    draw = lambda shape: randn(shape, generators, model.device)
+    x = draw((len(prompts), model.unet.config.in_channels, side, side))  # pure noise
+    if sampler == "euler" and model.schedule_config.timestep_spacing != "leading": x = x * level_at(model.schedule, visited[0]).noise  # as k-diffusion and diffusers begin
+    yield from run_sampler(model, denoise, x, visited, sampler, lambda x: draw(x.shape), eta, until)
 
 # %% ../nbs/22_text_to_image.ipynb #a36dbb19
 def generate(

@@ -21,7 +21,7 @@ from .diffusion import diffusion_loss, min_snr_weights, q_sample, training_targe
 from .latents import LatentBatches, LatentDataset, data_to_latents, decode, encode, read_batch
 from .painter import Painter
 from .pipeline import WEIGHTS, TextToImage, find_model, load_weights, predict, save_weights
-from .scenes import image_grid, to_pil
+from .scenes import BARE, FULL, image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
 from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train, training_device
@@ -92,6 +92,8 @@ class Recipe:
     size: int = 64  # side of the pictures, in pixels
     pictures: int = 50_000  # scenes to encode (a folder has what it has)
     captions: int = 8  # sentences about each scene
+    bare: float = BARE  # share of scenes' sentences that say shapes only
+    full: float = FULL  # share of those that say everything of each object
     vae_pictures: int = 16_000  # how many of them the VAE is trained on
     kl_weight: float = 3e-3  # of the VAE's KL divergence
     caption_dropout: float = 0.1  # share of empty captions
@@ -179,6 +181,8 @@ def check_recipe(
             raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1.")
     if not 0 <= recipe.caption_dropout <= 1 or not recipe.time_power > 0:
         raise ValueError("caption_dropout must be from 0 to 1, and time_power above 0.")
+    if not (recipe.bare >= 0 and recipe.full >= 0 and recipe.bare + recipe.full <= 1):
+        raise ValueError(f"bare and full are shares of the sentences, at most 1 together, not {recipe.bare} and {recipe.full}.")
     if recipe.refine_vae not in (True, False, "decoder"):
         raise ValueError(f'refine_vae is {recipe.refine_vae!r}, but must be true, false or "decoder".')
     if isinstance(recipe.twice, str) or not all(isinstance(word, str) for word in recipe.twice):
@@ -571,7 +575,8 @@ def train_text_to_image(
     scenes = data is None
     place = str(training_device(device))
     at_once = 256 if place == "cpu" else max(64, 2048 * 64**2 // recipe.size**2)  # pictures rendered or encoded together
-    data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size, captions_per_scene=recipe.captions, device=place, workers=recipe.training.workers)
+    data = data if data is not None else ScenesDataset(recipe.pictures, "train", recipe.size, captions_per_scene=recipe.captions, device=place, workers=recipe.training.workers,
+                                                                bare=recipe.bare, full=recipe.full)
     test_data = test_data if test_data is not None else ScenesDataset(256, "test", recipe.size) if scenes else data
     held_images, held_captions = read_batch(test_data, spread(len(test_data), 256))
     vae = finished_vae(folder, device)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHAPES', 'COLORS', 'SIZES', 'MATERIALS', 'LIGHTS', 'HELD_OUT', 'EYE', 'TARGET', 'TANGENT', 'CENTER', 'CUBE',
            'CYLINDER', 'TALL', 'APEX', 'HITS', 'NORMALS', 'MIDDLE', 'BOUND', 'FOOT', 'LIGHTING', 'WINDOW', 'GRID',
-           'KINDS', 'SEEN', 'NOUNS', 'ADJECTIVES', 'NUMBERS', 'RELATIONS', 'LIGHT_WORDS', 'KEYS', 'COUNTS', 'MEANING',
-           'check', 'Object', 'Scene', 'to_pil', 'wrapped', 'image_grid', 'dot', 'unit', 'camera', 'roots',
-           'hit_sphere', 'normal_sphere', 'slab', 'hit_cube', 'hit_cylinder', 'hit_cone', 'normal_cube',
+           'KINDS', 'SEEN', 'NOUNS', 'ADJECTIVES', 'NUMBERS', 'RELATIONS', 'LIGHT_WORDS', 'KEYS', 'BARE', 'FULL',
+           'COUNTS', 'MEANING', 'check', 'Object', 'Scene', 'to_pil', 'wrapped', 'image_grid', 'dot', 'unit', 'camera',
+           'roots', 'hit_sphere', 'normal_sphere', 'slab', 'hit_cube', 'hit_cylinder', 'hit_cone', 'normal_cube',
            'normal_cylinder', 'normal_cone', 'Light', 'World', 'build', 'take', 'where', 'turned', 'by_shape',
            'distance', 'surface_normal', 'trace', 'lit_by', 'openness', 'haze', 'floor_colors', 'floor_seen', 'diffuse',
            'sky', 'glitter', 'surroundings', 'shade', 'mirrored', 'candidates', 'nearest', 'floor_shadows', 'draw',
@@ -622,11 +622,12 @@ def phrase(described: tuple, count: int, random: Random) -> str:
 
 # %% ../nbs/00_scenes.ipynb #12bee45b
 KEYS = ("size", "material", "color", "shape")
+BARE, FULL = 0.2, 0.15  # shares of sentences that say shapes only, and of those that say everything of each object
 
-def describe(objects: Sequence[Object], random: Random) -> dict[tuple, list[Object]]:
+def describe(objects: Sequence[Object], random: Random, bare: float, full: float) -> dict[tuple, list[Object]]:
     "Groups of objects described alike: their description (size, material, color, shape; None where unsaid), and who they are."
     style = random.random()
-    chances = (0, 0, 0) if style < 0.2 else (1, 1, 1) if style < 0.35 else (0.45, 0.45, 0.8)
+    chances = (0, 0, 0) if style < bare else (1, 1, 1) if style < bare + full else (0.45, 0.45, 0.8)
     mention = lambda: (*(random.random() < chance for chance in chances), True)
     each, of_shape, groups = random.random() < 0.15, {shape: mention() for shape in SHAPES}, {}
     for o in objects:
@@ -643,9 +644,11 @@ def listed(parts: list[str], random: Random) -> str:
 def caption(
     scene: Scene,
     random: Random,  # the source of chance: another state, another sentence
+    bare: float = BARE,  # chance that it says shapes only
+    full: float = FULL,  # chance that it says everything of each object
 ) -> str:  # at most 36 words, commas counted
     "A true sentence that names every object of the scene."
-    groups = list(describe(scene.objects, random).items())
+    groups = list(describe(scene.objects, random, bare, full).items())
     random.shuffle(groups)
     parts = [phrase(described, len(objects), random) for described, objects in groups]
     held = {relation(a, b) for a in groups[0][1] for b in groups[1][1]} if len(groups) == 2 else {None}
