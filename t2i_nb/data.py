@@ -197,6 +197,8 @@ def reason(error: Exception) -> str:
     "Why a picture is left out, in a few words."
     if isinstance(error, UnidentifiedImageError):
         return "it is not a picture that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError):  # Pillow has looked at its size before us
+        return f"it has more than {MAX_PIXELS:,} pixels"
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 # %% ../nbs/01_data.ipynb #0e592769

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .latents import decode
 from .layers import Downsample, ResnetBlock, Upsample
-from .pipeline import WEIGHTS, check_prompt, check_settings, load_weights, save_weights
+from .pipeline import WEIGHTS, check_prompt, choose_settings, load_weights, save_weights
 from .scenes import (COLORS, EYE, KEYS, LIGHT_WORDS, LIGHTS, MATERIALS, MIDDLE, RELATIONS, SHAPES, SIZES, TANGENT, TARGET, Demands, Object,
                            Scene, listed, parse, phrase, relation, render, sample_scenes, satisfies, unit)
 from .text import read_json, write_json
@@ -404,11 +404,8 @@ def drawing_settings(
     images: int = 1,  # of each prompt
 ) -> dict:
     "All settings for a model; ValueError, in one sentence, where they make no sense."
-    if unknown := set(settings) - set(model.defaults): raise ValueError(f"There is no setting {min(unknown)!r}: choose from {', '.join(model.defaults)}.")
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size!r}, but must be at least 1.")
-    settings = {**model.defaults, **settings}
-    check_settings(**settings, n=images, size=model.size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=0)
-    return settings
+    return choose_settings(model, settings, images)
 
 
 def draw_pictures(

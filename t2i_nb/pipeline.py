@@ -30,8 +30,8 @@ from .vae import VAE, VAEConfig
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'find_model', 'download', 'predict',
            'check_prompt', 'suggest', 'check_settings', 'encode_prompts', 'text_denoiser', 'visited_steps',
-           'run_sampler', 'sample_latents', 'generate', 'TextToImage', 'load_model', 'check_parts', 'check_index',
-           'save_model', 'save_weights']
+           'run_sampler', 'sample_latents', 'choose_settings', 'check_prompts', 'generate', 'TextToImage', 'load_model',
+           'check_parts', 'check_index', 'save_model', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -271,6 +271,33 @@ def sample_latents(
     if sampler == "euler" and model.schedule_config.timestep_spacing != "leading": x = x * level_at(model.schedule, visited[0]).noise  # as k-diffusion and diffusers begin
     yield from run_sampler(model, denoise, x, visited, sampler, lambda x: draw(x.shape), eta, until)
 
+# %% ../nbs/22_text_to_image.ipynb #f0b013c8
+def choose_settings(
+    model: TextToImage,
+    chosen: dict,  # some of steps, sampler, guidance, guidance_until and eta; None counts as not given
+    n: int = 1,  # pictures a prompt
+    seed: int = 0,  # of the first
+    size: int | None = None,  # side in pixels; None: what the model was trained on
+) -> dict:  # all of them
+    "Fill in the model's own settings. Raises ValueError, in one sentence, for one that there isn't, or that makes no sense."
+    if unknown := set(chosen) - set(model.defaults):
+        raise ValueError(f"There is no setting {min(unknown)!r}: choose from {', '.join(model.defaults)}.")
+    settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
+    check_settings(**settings, n=n, size=model.size if size is None else size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
+    return settings
+
+
+def check_prompts(
+    model: TextToImage,
+    prompts: Sequence[str],
+    negative: str = "",  # may be empty
+    stacklevel: int = 3,  # whose line a warning names: 3 is the caller of the function that asks
+) -> None:
+    "Raise ValueError, in one sentence, for a prompt that can't be drawn; warn of words that the model doesn't know."
+    if not isinstance(negative, str): raise ValueError(f"The negative prompt is a sentence, not {type(negative).__name__}.")
+    for text in [*prompts, *[negative] * bool(negative.strip())]:
+        if remark := check_prompt(text, model.tokenizer): warnings.warn(remark, stacklevel=stacklevel)
+
 # %% ../nbs/22_text_to_image.ipynb #a36dbb19
 def generate(
     model: TextToImage,
@@ -291,16 +318,11 @@ def generate(
     from tqdm.auto import tqdm
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    chosen = {"steps": steps, "sampler": sampler, "guidance": guidance, "guidance_until": guidance_until, "eta": eta}
-    settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
     size = model.size if size is None else size
-    check_settings(**settings, n=n, size=size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
+    settings = choose_settings(model, {"steps": steps, "sampler": sampler, "guidance": guidance, "guidance_until": guidance_until, "eta": eta}, n, seed, size)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
-    for text in prompts + [negative] * bool(negative.strip()):
-        remark = check_prompt(text, model.tokenizer)
-        if remark:
-            warnings.warn(remark, stacklevel=2)
+    check_prompts(model, prompts, negative, stacklevel=3)
     jobs, pictures = [(prompt, seed + number) for prompt in prompts for number in range(n)], []
     with torch.inference_mode(), tqdm(total=-(-len(jobs) // batch_size) * settings["steps"], unit=" steps", leave=False, disable=not progress) as bar:
         for start in range(0, len(jobs), batch_size):
