@@ -72,7 +72,7 @@ def make_form(
         prompt=w.Text(placeholder="describe a picture, then press Enter", value=EXAMPLES[0], layout=wide),
         generate=w.Button(description="Generate", button_style="primary"),
         stop=w.Button(description="Stop", disabled=True),
-        dice=w.Button(description="🎲", tooltip="a random sentence", layout=w.Layout(width="3em")),
+        dice=w.Button(icon="random", tooltip="a random sentence", layout=w.Layout(width="3em")),
         examples=[w.Button(description=text, layout=narrow) for text in EXAMPLES],
         negative=w.Text(description="not", placeholder="what it shall not be", layout=wide),
         seed=w.BoundedIntText(description="seed", value=1, min=0, max=2**53),
@@ -116,15 +116,15 @@ def read_values(
 def make_views() -> SimpleNamespace:
     "The widgets that show something."
     w = widgets()
-    picture = lambda side: w.Image(value=placeholder(side), format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
+    picture = lambda side: w.Image(value=placeholder(side), format="png", layout=w.Layout(width=f"{side}px", max_width="100%", object_fit="contain", align_self="flex-start"))
     return SimpleNamespace(
-        message=w.HTML(), progress=w.IntProgress(min=0, max=1, layout=w.Layout(width="100%")), gallery=w.HBox([picture(384)], layout=w.Layout(flex_flow="row wrap")),
+        message=w.HTML(), progress=w.IntProgress(min=0, max=1, layout=w.Layout(width="100%")), gallery=w.HBox([], layout=w.Layout(flex_flow="row wrap")),
         number=w.Dropdown(description="picture", options=[1], layout=w.Layout(display="none")),
         moment=w.IntSlider(description="step", min=1, max=1, value=1), time=w.Label(), sample=picture(256), belief=picture(256),
         words=w.ToggleButtons(options=[], style=w.ToggleButtonsStyle(button_width="auto")), spotlight=picture(384),
         code=w.Textarea(layout=w.Layout(width="100%", height="5em")), save=w.Button(description="Save", disabled=True),
         setting=w.Dropdown(description="compare", options=list(COMPARED)), values=w.Text(value=COMPARED["guidance"][1]),
-        compare=w.Button(description="Compare"), grid=picture(384), history=w.HBox([], layout=w.Layout(flex_flow="row wrap")))
+        compare=w.Button(description="Compare"), grid=picture(540), history=w.HBox([], layout=w.Layout(flex_flow="row wrap")))
 
 
 def arrange(form: SimpleNamespace, views: SimpleNamespace):  # -> an ipywidgets.VBox
@@ -134,7 +134,7 @@ def arrange(form: SimpleNamespace, views: SimpleNamespace):  # -> an ipywidgets.
     settings = w.Accordion([w.VBox([form.negative, row(form.seed, form.lock), row(form.steps, form.guidance), row(form.sampler, form.n, form.model)])], titles=["Settings"])
     later = w.Tab([w.VBox([views.moment, views.time, row(views.sample, views.belief)]), w.VBox([views.words, views.spotlight]),
                    w.VBox([row(views.setting, views.values, views.compare), views.grid]), w.VBox([views.code, views.save]), views.history],
-                  titles=["How it formed", "Which word painted where", "Compare", "Python", "History"])
+                  titles=["How it formed", "Its words", "Compare", "Python", "History"])
     return w.VBox([row(form.prompt, form.generate, form.stop, form.dice), row(*form.examples), settings, views.message, views.progress, views.gallery, views.number, later])
 
 # %% ../nbs/40_widget.ipynb #6a1759cf
@@ -316,6 +316,7 @@ def connect(box: PromptBox) -> None:
     import warnings
 
     form, views = box.form, box.views
+    show_pictures(views.gallery, [])  # a place for the first
 
     def try_example(button):
         if not box.busy(): form.prompt.value = button.description
