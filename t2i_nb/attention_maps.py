@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .data import to_pictures
 from .latents import decode
 from .layers import Attention, TransformerBlock, split_heads
 from .pipeline import TextToImage, check_prompts, choose_settings
-from .scenes import to_pil
 from .unet import UNet
 
 # %% auto #0
-__all__ = ['attention_weights', 'watch_attention', 'enlarge', 'spotlight', 'WordMaps', 'average_maps', 'word_maps']
+__all__ = ['attention_weights', 'watch_attention', 'enlarge', 'spotlight', 'WordMaps', 'finest_weights', 'word_maps']
 
 # %% ../nbs/29_attention_maps.ipynb #d0446c93
 def attention_weights(
@@ -79,16 +79,13 @@ class WordMaps(NamedTuple):
     maps: Tensor  # [words, h, w]: shares of attention, as large as the picture, on the CPU
 
 
-def average_maps(
+def finest_weights(
     seen: list[tuple[str, Tensor]],  # from `watch_attention`
-    row: int,  # of the batch, from its end: -1 is the last prompt, with and without guidance
-    count: int,  # words of that prompt
-    size: int,  # side in pixels
-) -> Tensor:  # [count, size, size]
-    "The finest blocks' maps of each word, averaged."
+    n: int,  # prompts: the last rows of the batch, with and without guidance
+) -> Tensor:  # [n, m, k]
+    "The attention of the finest blocks, averaged."
     finest = max(weights.shape[1] for _, weights in seen)
-    weights = torch.stack([weights[row].float() for _, weights in seen if weights.shape[1] == finest]).mean(0)  # [m, k]
-    return enlarge(weights, size)[1:count + 1]  # token 0 is the start
+    return torch.stack([weights[-n:].float() for _, weights in seen if weights.shape[1] == finest]).mean(0)
 
 
 def word_maps(
@@ -105,8 +102,9 @@ def word_maps(
     with torch.inference_mode(), watch_attention(model.unet) as seen:
         for step in model.stream([prompt], negative, [seed], **settings):
             if not seen: raise ValueError("This model's UNet has no cross-attention, so its words have no maps.")
-            total = total + average_maps(seen, -1, len(words), model.size)
+            total = total + finest_weights(seen, 1)[0]  # [m, k]
             seen.clear()
-        picture = to_pil((decode(model.vae, step.x) + 1) / 2)[0]
+        picture = to_pictures(decode(model.vae, step.x))[0]
+    maps = enlarge(total / settings["steps"], model.size)[1:len(words) + 1]  # token 0 is the start
     words = [word.removesuffix("</w>") for word in words]  # as byte pairs mark the end of a word
-    return WordMaps(picture, words, (total / settings["steps"]).cpu().clone())
+    return WordMaps(picture, words, maps.cpu())

@@ -19,10 +19,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .attention_maps import average_maps, spotlight, watch_attention
+from .attention_maps import enlarge, finest_weights, spotlight, watch_attention
+from .data import to_pictures
 from .latents import decode
 from .pipeline import TextToImage, check_prompt, choose_settings, shipped_models
-from .scenes import caption, image_grid, sample_scene, to_pil
+from .scenes import caption, sample_scene
 
 # %% auto #0
 __all__ = ['Request', 'Limits', 'Update', 'Result', 'check_request', 'draw', 'draw_steps', 'compare', 'Controller',
@@ -89,7 +90,7 @@ class Result:
         "One step of a picture, decoded when it is first looked at."
         if (number, step) not in self.frames:
             pair = torch.stack([kind[number] for kind in self.latents[step]]).to(self.model.device)  # [2, c, h, w]
-            self.frames[number, step] = tuple(to_pil((decode(self.model.vae, pair) + 1) / 2))
+            self.frames[number, step] = tuple(to_pictures(decode(self.model.vae, pair)))
         return self.frames[number, step]
 
     def spotlights(
@@ -114,8 +115,7 @@ def check_request(
         if len(text) > limits.characters:
             raise ValueError(f"The {name} has {len(text):,} characters; at most {limits.characters:,} are read: shorten it.")
         if name != "prompt" and not text.strip(): continue
-        try: remarks.append(check_prompt(text, model.tokenizer))
-        except ValueError as problem: raise ValueError(str(problem).replace("The prompt", f"The {name}").replace("in the prompt", f"in the {name}")) from None
+        remarks.append(check_prompt(text, model.tokenizer, name))
     if request.negative.strip() and settings["guidance"] == 1: remarks.append("Without guidance (1) the negative prompt has no effect.")
     return replace(request, **settings, model=request.model or controller.models[0]), " ".join(filter(None, remarks))
 
@@ -137,21 +137,21 @@ def draw(
 def draw_steps(model: TextToImage, request: Request, remark: str, every: float) -> Generator[Update, None, Result]:
     "What `draw` does when everything is known to be right, and the model is free."
     settings, seconds, shown = {name: getattr(request, name) for name in model.defaults}, 0.0, -every
-    words, maps, times, latents, begun = model.tokenizer.words(request.prompt), 0, [], [], time.perf_counter()
+    words, heard, times, latents, begun = model.tokenizer.words(request.prompt), None, [], [], time.perf_counter()
     with watch_attention(model.unet) as seen:
         for step in model.stream([request.prompt] * request.n, request.negative, range(request.seed, request.seed + request.n), **settings):
-            if seen: maps = maps + torch.stack([average_maps(seen, row - request.n, len(words), 64) for row in range(request.n)])
+            if seen: heard = finest_weights(seen, request.n) + (0 if heard is None else heard)  # [n, m, k]
             seen.clear()
             times.append(step.t)
             latents.append((step.x.cpu(), step.x0.cpu()))
             late = time.perf_counter() - shown >= every
-            previews = to_pil((decode(model.vae, step.x0) + 1) / 2) if late else []
+            previews = to_pictures(decode(model.vae, step.x0)) if late else []
             seconds += time.perf_counter() - begun
             yield Update(len(times), request.steps, previews)
             begun = time.perf_counter()
             shown = begun if late else shown
-    pictures = to_pil((decode(model.vae, step.x) + 1) / 2)
-    maps = (maps / len(times)).cpu() if isinstance(maps, Tensor) else None
+    pictures = to_pictures(decode(model.vae, step.x))
+    maps = None if heard is None else torch.stack([enlarge(one / len(times), 64)[1:len(words) + 1] for one in heard]).cpu()  # token 0 is the start
     return Result(request, pictures, words, maps, times, latents, seconds + time.perf_counter() - begun, remark, model)
 
 # %% ../nbs/38_controller.ipynb #10916322
@@ -167,16 +167,15 @@ def compare(
         raise ValueError(f"There is no setting {setting!r} to compare: choose one of {', '.join(names)}.")
     if not 1 <= len(values) <= controller.limits.n:
         raise ValueError(f"There are {len(values)} values to compare: give from 1 to {controller.limits.n}.")
-    requests = [replace(request, **{setting: value}) for value in values]
-    checked, done, results = [check_request(controller, one)[0] for one in requests], 0, []
-    total, count = sum(one.steps for one in checked), sum(one.n for one in checked)
+    requests = [check_request(controller, replace(request, **{setting: value}))[0] for value in values]
+    total, count, done, results = sum(one.steps for one in requests), sum(one.n for one in requests), 0, []
     if count > controller.limits.n: raise ValueError(f"These are {count} pictures: compare at most {controller.limits.n} at once.")
     for one in requests:
         with closing(draw(controller, one, every)) as drawing:
             for news in drawing:
                 if isinstance(news, Update): yield Update(done + news.step, total, news.pictures)
                 else: results.append(news)
-        done += results[-1].request.steps
+        done += one.steps
     yield results
 
 # %% ../nbs/38_controller.ipynb #f380dd8a

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from . import data
 from .latents import decode, encode
-from .pipeline import TextToImage, check_prompts, choose_settings, encode_prompts, run_sampler, text_denoiser, visited_steps
+from .pipeline import (TextToImage, check_prompts, check_whole, choose_settings, ddim_end, encode_prompts, first_sample, guidance_end,
+                             run_sampler, text_denoiser, visited_steps)
 from .samplers import Level, Step, level_at, randn
 from .schedules import Schedule
 
@@ -89,7 +90,7 @@ def edit_latents(
     eta: float = 0.0,  # share of fresh noise after guidance
 ) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
     "Yield each step from a picture to a changed one. Nothing is checked but the strength; iterate under `torch.inference_mode()`."
-    until = guidance_until if guidance > 1 else 0
+    until = guidance_end(guidance, guidance_until)
     denoise = text_denoiser(model, encode_prompts(model, prompts, negative, guidance), guidance, until)
     denoise = denoise if mask is None else hold(denoise, latents, mask)
     visited, generators = remaining(visited_steps(model, steps, sampler), strength), [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -127,8 +128,7 @@ def draw_edits(
     **settings,  # of `edit_latents`
 ) -> Tensor:  # [n, 3, h, w] in [-1, 1]
     "Draw all the seeds of one edit."
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
+    check_whole("batch_size", batch_size, 1)
     parts = []
     with torch.inference_mode():
         latents = to_latents(model, picture)  # [1, c, h, w]
@@ -190,8 +190,7 @@ def inpaint(
     settings = choose_settings(model, {**settings, "guidance": max(1.0, model.defaults["guidance"] / 2) if guidance is None else guidance}, n, seed)
     check_prompts(model, [prompt], negative)
     remaining(range(settings["steps"]), strength)
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= 100:
-        raise ValueError(f"repeats is {repeats!r}, but must be a whole number from 1 to 100.")
+    check_whole("repeats", repeats, 1, 100)
     picture = open_image(picture)
     mask = open_mask(model, mask, picture)
     hole = F.max_pool2d(mask, model.vae.downsampling)  # [1, 1, h / f, w / f]: a latent that the mask touches may change
@@ -227,25 +226,23 @@ def interpolate(
     "A path between two pictures. Raises ValueError, in one sentence, for what can't be drawn."
     for ends in (prompts, seeds):
         if not isinstance(ends, (tuple, list)) or len(ends) != 2: raise ValueError("A path has two ends: give two prompts and two seeds.")
-    for name, value, least, most in (("frames", frames, 2, 1000), ("batch_size", batch_size, 1, 10_000)):
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name} is {value!r}, but must be a whole number from {least} to {most}.")
+    check_whole("frames", frames, 2, 1000)
+    check_whole("batch_size", batch_size, 1, 10_000)
     if "eta" in settings: raise ValueError("A path has no eta: fresh noise would make its pictures jump.")
     chosen = [choose_settings(model, settings, seed=seed) for seed in seeds][0]
     if chosen["sampler"] == "ddpm": raise ValueError("The sampler ddpm adds fresh noise, so its pictures would jump: take ddim, euler or dpm.")
     check_prompts(model, prompts, negative)
-    (steps, sampler, guidance), until = (chosen[name] for name in ("steps", "sampler", "guidance")), chosen["guidance_until"] if chosen["guidance"] > 1 else 0
+    steps, sampler, guidance = (chosen[name] for name in ("steps", "sampler", "guidance"))
+    until = guidance_end(guidance, chosen["guidance_until"])
     shape = (1, model.unet.config.in_channels, *[model.size // model.vae.downsampling] * 2)
     ends = [randn(shape, [torch.Generator().manual_seed(seed)], model.device) for seed in seeds]
     visited, shares, pictures = visited_steps(model, steps, sampler), torch.linspace(0, 1, frames).tolist(), []
     with torch.inference_mode():
+        texts = [encode_prompts(model, [prompt], negative, guidance) for prompt in prompts]  # two of [1 or 2, m, d], [1 or 2, d]
         for start in range(0, frames, batch_size):
             some = shares[start:start + batch_size]
-            texts = [encode_prompts(model, [prompt] * len(some), negative, guidance) for prompt in prompts]
-            weights = torch.tensor(some * (1 + (guidance != 1)), device=model.device)  # [n], for negative and own texts
-            text = [torch.lerp(a, b, weights.view(-1, *[1] * (a.ndim - 1))) for a, b in zip(*texts)]  # [n, m, d], [n, d]
-            x = torch.cat([slerp(*ends, share) for share in some])
-            if sampler == "euler" and model.schedule_config.timestep_spacing != "leading": x = x * level_at(model.schedule, visited[0]).noise
+            text = [torch.cat([torch.lerp(a, b, share)[:, None] for share in some], dim=1).flatten(0, 1) for a, b in zip(*texts)]  # negative ones first
+            x = first_sample(model, torch.cat([slerp(*ends, share) for share in some]), visited, sampler)
             for step in run_sampler(model, text_denoiser(model, text, guidance, until), x, visited, sampler, torch.randn_like, 0.0, until): pass
             pictures += data.to_pictures(decode(model.vae, step.x))
     return pictures
@@ -283,8 +280,7 @@ def ddim_invert(
     end: float = 1.0,  # alpha-bar where the walk down arrives, as for `ddim`
 ) -> Tensor:  # the sample at steps[0], from which DDIM comes back to x [n, ...]
     "Walk DDIM backwards, from a picture to its noise. ValueError for no tries. (DDIM, section 5.4; for more than one try, Pan et al. 2023)"
-    if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= 100:
-        raise ValueError(f"tries is {tries!r}, but must be a whole number from 1 to 100.")
+    check_whole("tries", tries, 1, 100)
     now = Level(end, math.sqrt(end), math.sqrt(1 - end))
     for t in reversed(steps):
         then, guess = level_at(schedule, t), x
@@ -313,9 +309,8 @@ def reword(
     settings = choose_settings(model, {"steps": steps, "guidance": guidance})
     check_prompts(model, [told, wish])
     visited, guidance = visited_steps(model, settings["steps"], "ddim"), settings["guidance"]
-    end = 1.0 if model.schedule_config.set_alpha_to_one else model.schedule.alphas_bar[0].item()
     with torch.inference_mode():
         latents, words = to_latents(model, open_image(picture)), encode_prompts(model, [told], guidance=1)
-        noise = ddim_invert(text_denoiser(model, words, 1), latents, model.schedule, visited, tries, end)
+        noise = ddim_invert(text_denoiser(model, words, 1), latents, model.schedule, visited, tries, ddim_end(model))
         for step in run_sampler(model, text_denoiser(model, encode_prompts(model, [wish], guidance=guidance), guidance), noise, visited, "ddim", torch.randn_like): pass
         return data.to_pictures(decode(model.vae, step.x))[0]

@@ -29,9 +29,10 @@ from .vae import VAE, VAEConfig
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'find_model', 'download', 'predict',
-           'check_prompt', 'suggest', 'check_settings', 'encode_prompts', 'text_denoiser', 'visited_steps',
-           'run_sampler', 'sample_latents', 'choose_settings', 'check_prompts', 'generate', 'TextToImage', 'load_model',
-           'check_parts', 'check_index', 'save_model', 'save_weights']
+           'check_prompt', 'suggest', 'check_whole', 'check_settings', 'encode_prompts', 'text_denoiser',
+           'visited_steps', 'first_sample', 'guidance_end', 'ddim_end', 'run_sampler', 'sample_latents',
+           'choose_settings', 'check_prompts', 'generate', 'TextToImage', 'load_model', 'check_parts', 'check_index',
+           'save_model', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -136,20 +137,21 @@ def predict(
 def check_prompt(
     prompt: str,  # what the user typed
     tokenizer: Tokenizer | BPETokenizer,  # knows the words
+    name: str = "prompt",  # how messages call it
 ) -> str:  # a remark on unknown words; empty where all are known
     "Raise ValueError, in one sentence, for a prompt that can't be drawn."
     if not isinstance(prompt, str):
         raise ValueError(f"A prompt is a sentence, not {type(prompt).__name__}.")
     words, unknown = tokenizer.words(prompt), tokenizer.unknown(prompt)
     if not set(words) - {","}:
-        raise ValueError("The prompt is empty: describe a picture, for example \"a red sphere left of a blue cube\".")
+        raise ValueError(f"The {name} is empty: describe a picture, for example \"a red sphere left of a blue cube\".")
     room = tokenizer.max_length - 2  # a start and an end token
     if len(words) > room:
         unit = "pieces of words" if isinstance(tokenizer, BPETokenizer) else "words (commas count)"
-        raise ValueError(f"The prompt has {len(words)} {unit}; this model reads at most {room}: shorten it.")
+        raise ValueError(f"The {name} has {len(words)} {unit}; this model reads at most {room}: shorten it.")
     named = "; ".join(f"{word!r}{suggest(word, tokenizer)}" for word in list(dict.fromkeys(unknown))[:5])
     if set(words) - {","} == set(unknown) - {","}:
-        raise ValueError(f"This model knows none of the words in the prompt: {named}.")
+        raise ValueError(f"This model knows none of the words in the {name}: {named}.")
     return f"This model does not know {named}." if unknown else ""
 
 
@@ -162,6 +164,17 @@ def suggest(
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 # %% ../nbs/22_text_to_image.ipynb #cf865ffd
+def check_whole(
+    name: str,  # of the setting
+    value,  # what was given
+    least: int,
+    most: int | None = None,  # None: no limit
+) -> None:
+    "Raise ValueError, in one sentence, for what is no whole number in a range."
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or most is not None and value > most:
+        raise ValueError(f"{name} is {value!r}, but must be a whole number{f', at least {least}' if most is None else f' from {least} to {most}'}.")
+
+
 def check_settings(
     steps: int,  # of the sampler
     sampler: str,  # its name
@@ -178,8 +191,7 @@ def check_settings(
     if sampler not in SAMPLERS:
         raise ValueError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
     for name, value, most in (("steps", steps, schedule_steps), ("n", n, 10_000), ("size", size, 2048)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ValueError(f"{name} is {value!r}, but must be a whole number from 1 to {most}.")
+        check_whole(name, value, 1, most)
     if not isinstance(guidance, (int, float)) or not math.isfinite(guidance) or guidance < 0:
         raise ValueError(f"guidance is {guidance!r}, but must be a number, 0 or more (1 is none, 3 is usual).")
     if isinstance(guidance_until, bool) or not isinstance(guidance_until, int) or not 0 <= guidance_until <= schedule_steps:
@@ -232,6 +244,32 @@ def visited_steps(
     return time_steps(model.schedule.steps, steps, config.timestep_spacing, config.steps_offset, arrival=sampler == "dpm", fractional=sampler == "euler")
 
 
+def first_sample(
+    model: TextToImage,
+    noise: Tensor,  # standard normal [n, c, h, w]
+    visited: Sequence[float],  # from `visited_steps`
+    sampler: str,  # its name
+) -> Tensor:  # the sample at visited[0]
+    "Pure noise; Euler's is scaled, as k-diffusion and diffusers begin."
+    scaled = sampler == "euler" and model.schedule_config.timestep_spacing != "leading"
+    return noise * level_at(model.schedule, visited[0]).noise if scaled else noise
+
+# %% ../nbs/22_text_to_image.ipynb #55a8853a
+def guidance_end(
+    guidance: float,  # scale
+    guidance_until: int,  # the time step at which it shall end; 0: never
+) -> int:  # the time step at which it ends; 0: never
+    "Guidance below 1 weakens the words, all the way; only above 1 can it end early."
+    return guidance_until if guidance > 1 else 0
+
+
+def ddim_end(
+    model: TextToImage,
+) -> float:  # alpha-bar
+    "Where DDIM's last step arrives: at a clean picture, or, as Stable Diffusion 1's, at the noise of time step 0."
+    return 1.0 if model.schedule_config.set_alpha_to_one else model.schedule.alphas_bar[0].item()
+
+
 def run_sampler(
     model: TextToImage,
     denoise: Callable[[Tensor, float], Tensor],  # predicts x_0
@@ -245,7 +283,7 @@ def run_sampler(
     "Walk from any time step to a picture."
     options = {"noise": noise} if sampler != "euler" else {}
     if sampler in ("ddim", "dpm"): options |= {"eta": eta, "eta_below": until or math.inf}
-    if sampler == "ddim" and not model.schedule_config.set_alpha_to_one: options["end"] = model.schedule.alphas_bar[0].item()
+    if sampler == "ddim": options["end"] = ddim_end(model)
     yield from SAMPLERS[sampler](denoise, x, model.schedule, visited, **options)
 
 # %% ../nbs/22_text_to_image.ipynb #4f5b0369
@@ -262,13 +300,12 @@ def sample_latents(
     size: int | None = None,  # side in pixels; None: what the model was trained on
 ) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
     "Yield each step of one sampler run over a batch of prompts. Nothing is checked; iterate under `torch.inference_mode()`."
-    side, until = (size or model.size) // model.vae.downsampling, guidance_until if guidance > 1 else 0  # below 1 it weakens the words, all the way
+    side, until = (size or model.size) // model.vae.downsampling, guidance_end(guidance, guidance_until)
     denoise = text_denoiser(model, encode_prompts(model, prompts, negative, guidance), guidance, until)
     visited = visited_steps(model, steps, sampler)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda shape: randn(shape, generators, model.device)
-    x = draw((len(prompts), model.unet.config.in_channels, side, side))  # pure noise
-    if sampler == "euler" and model.schedule_config.timestep_spacing != "leading": x = x * level_at(model.schedule, visited[0]).noise  # as k-diffusion and diffusers begin
+    x = first_sample(model, draw((len(prompts), model.unet.config.in_channels, side, side)), visited, sampler)
     yield from run_sampler(model, denoise, x, visited, sampler, lambda x: draw(x.shape), eta, until)
 
 # %% ../nbs/22_text_to_image.ipynb #f0b013c8
@@ -291,12 +328,11 @@ def check_prompts(
     model: TextToImage,
     prompts: Sequence[str],
     negative: str = "",  # may be empty
-    stacklevel: int = 3,  # whose line a warning names: 3 is the caller of the function that asks
 ) -> None:
     "Raise ValueError, in one sentence, for a prompt that can't be drawn; warn of words that the model doesn't know."
     if not isinstance(negative, str): raise ValueError(f"The negative prompt is a sentence, not {type(negative).__name__}.")
     for text in [*prompts, *[negative] * bool(negative.strip())]:
-        if remark := check_prompt(text, model.tokenizer): warnings.warn(remark, stacklevel=stacklevel)
+        if remark := check_prompt(text, model.tokenizer): warnings.warn(remark, stacklevel=3)  # names the line of the caller of the function that asks
 
 # %% ../nbs/22_text_to_image.ipynb #a36dbb19
 def generate(
@@ -318,11 +354,9 @@ def generate(
     from tqdm.auto import tqdm
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    size = model.size if size is None else size
     settings = choose_settings(model, {"steps": steps, "sampler": sampler, "guidance": guidance, "guidance_until": guidance_until, "eta": eta}, n, seed, size)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
-    check_prompts(model, prompts, negative, stacklevel=3)
+    check_whole("batch_size", batch_size, 1)
+    check_prompts(model, prompts, negative)
     jobs, pictures = [(prompt, seed + number) for prompt in prompts for number in range(n)], []
     with torch.inference_mode(), tqdm(total=-(-len(jobs) // batch_size) * settings["steps"], unit=" steps", leave=False, disable=not progress) as bar:
         for start in range(0, len(jobs), batch_size):

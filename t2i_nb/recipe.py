@@ -20,7 +20,7 @@ from .data import ScenesDataset
 from .diffusion import diffusion_loss, min_snr_weights, q_sample, training_target
 from .latents import LatentBatches, LatentDataset, data_to_latents, decode, encode, read_batch
 from .painter import Painter
-from .pipeline import WEIGHTS, TextToImage, find_model, load_weights, predict, save_weights
+from .pipeline import WEIGHTS, TextToImage, check_whole, find_model, load_weights, predict, save_weights
 from .scenes import BARE, FULL, image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
@@ -176,9 +176,7 @@ def check_recipe(
         if value != wanted:
             raise ValueError(f"unet.{name} is {value}, but must be {wanted} to fit the rest of the recipe.")
     for name in ("pictures", "captions", "vae_pictures"):
-        value = getattr(recipe, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1.")
+        check_whole(name, getattr(recipe, name), 1)
     if not 0 <= recipe.caption_dropout <= 1 or not recipe.time_power > 0:
         raise ValueError("caption_dropout must be from 0 to 1, and time_power above 0.")
     if not (recipe.bare >= 0 and recipe.full >= 0 and recipe.bare + recipe.full <= 1):
