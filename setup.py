@@ -23,7 +23,7 @@ setup(
     package_data={"t2i_nb": ["weights/**/*", "weights/**/**/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split(), "widget": settings["widget_requirements"].split()},
+    extras_require={"dev": settings["dev_requirements"].split(), "widget": settings["widget_requirements"].split(), "app": settings["app_requirements"].split()},
     entry_points={"console_scripts": [settings["console_scripts"]]},
     zip_safe=False,
 )

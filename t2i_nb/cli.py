@@ -15,7 +15,7 @@ import rich_click as click
 
 # %% auto #0
 __all__ = ['check_output', 'save_picture', 'slug', 'save_pictures', 'Commands', 'complain', 'examples', 'version', 'main',
-           'drawing_options', 'generate', 'choose_data', 'train', 'evaluate', 'take_exam', 'compare']
+           'drawing_options', 'generate', 'choose_data', 'train', 'evaluate', 'take_exam', 'compare', 'app']
 
 # %% ../nbs/26_command_line.ipynb #f74c75cc
 def check_output(
@@ -296,6 +296,27 @@ def compare(model: str, kept: Path | None, spec: str, count: int, device: str | 
     table = compare_with_data(pipeline, pictures, judge_features(load_judge(device=device)), count, points, **settings)
     if kept is not None: write_json({name: {**row._asdict(), "kid": row.kid._asdict()} for name, row in table.items()}, kept)
     print(distance_table(table))
+
+# %% ../nbs/26_command_line.ipynb #46e3552a
+@main.command(epilog=examples(
+    "t2i app",
+    "t2i app --port 8000 --model scenes --model runs/mine",
+    "t2i app --host 0.0.0.0 --no-browser"))
+@click.option("--model", "models", multiple=True, help="A shipped model, or a folder; several to choose from.  [default: the shipped ones]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets everybody in who can reach this computer.")
+@click.option("--port", type=int, default=7860, show_default=True, help="Where it listens.")
+@click.option("--browser/--no-browser", default=True, help="Open one.  [default: yes]")
+@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+def app(models, host, port, browser, device):
+    "A web page that draws what its visitors type: words to pictures, and pictures to pictures."
+    import threading
+
+    try: from t2i_nb.app import serve; page = serve(models or None, host, port, browser, device)
+    except ImportError as problem: raise ValueError(str(problem)) from None
+    print(f"The page is at {page.local_url} (Ctrl-C ends it).", flush=True)
+    try: threading.Event().wait()
+    except KeyboardInterrupt: print("The page is closed.")
+    finally: page.close(verbose=False)
 
 # %% ../nbs/26_command_line.ipynb #742ee7cd
 #| eval: false

@@ -21,13 +21,15 @@ from torch import Tensor
 
 from .attention_maps import enlarge, finest_weights, spotlight, watch_attention
 from .data import to_pictures
+from .editing import edit_latents, latent_mask, open_image, open_mask, paste, remaining, to_latents
 from .latents import decode
-from .pipeline import TextToImage, check_prompt, choose_settings, shipped_models
+from .pipeline import TextToImage, check_prompt, check_whole, choose_settings, shipped_models
+from .samplers import Step
 from .scenes import caption, sample_scene
 
 # %% auto #0
-__all__ = ['Request', 'Limits', 'Update', 'Result', 'check_request', 'draw', 'draw_steps', 'compare', 'Controller',
-           'random_sentence', 'save_picture']
+__all__ = ['EXAMPLES', 'Request', 'Limits', 'Update', 'Result', 'check_request', 'draw', 'draw_steps', 'compare', 'Controller',
+           'Edit', 'random_sentence', 'enlarged', 'save_picture']
 
 # %% ../nbs/38_controller.ipynb #2579880e
 @dataclass(frozen=True)
@@ -46,10 +48,27 @@ class Request:
 
     def code(self) -> str:
         "The line of Python that draws the same."
-        given = [f"{entry.name}={value!r}" for entry in fields(self) if entry.name not in ("prompt", "model")
-                 and (value := getattr(self, entry.name)) != entry.default]
-        model = "" if self.model in (None, "scenes") else repr(self.model)
-        return f"TextToImage.from_pretrained({model})({', '.join([repr(self.prompt), *given])})"
+        return f"{self.loading()}({', '.join([repr(self.prompt), *self.given()])})"
+
+    def loading(self) -> str: return f"TextToImage.from_pretrained({'' if self.model in (None, 'scenes') else repr(self.model)})"
+
+    def given(self, *hidden: str) -> list[str]:  # keyword arguments, but for those with the names `hidden`
+        return [f"{entry.name}={value!r}" for entry in fields(self) if entry.name not in ("prompt", "model", *hidden)
+                and (value := getattr(self, entry.name)) != entry.default]
+
+    def open(self, model: TextToImage) -> Request: return self  # what has files reads them here
+
+    def count(self) -> int: return self.steps
+
+    def walk(self, model: TextToImage) -> Iterator[Step]:
+        "The steps of the drawing."
+        return model.stream([self.prompt] * self.n, self.negative, self.seeds(), **self.settings(model))
+
+    def seeds(self) -> range: return range(self.seed, self.seed + self.n)
+
+    def settings(self, model: TextToImage) -> dict: return {name: getattr(self, name) for name in model.defaults}
+
+    def finish(self, model: TextToImage, pixels: Tensor) -> Tensor: return pixels  # [n, 3, h, w]
 
 
 @dataclass(frozen=True)
@@ -107,7 +126,7 @@ def check_request(
 ) -> tuple[Request, str]:  # with all settings filled in; a remark on unknown words
     "Look at a request before anything is drawn. Raises ValueError, in one sentence, for what can't be."
     model, limits, remarks = controller.model(request.model), controller.limits, []
-    settings = choose_settings(model, {name: getattr(request, name) for name in model.defaults}, request.n, request.seed)
+    settings = choose_settings(model, request.settings(model), request.n, request.seed)
     for name, value, most in (("pictures", request.n, limits.n), ("steps", settings["steps"], limits.steps)):
         if value > most: raise ValueError(f"{value:,} {name} are too many for one request: ask for at most {most}.")
     for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
@@ -117,7 +136,7 @@ def check_request(
         if name != "prompt" and not text.strip(): continue
         remarks.append(check_prompt(text, model.tokenizer, name))
     if request.negative.strip() and settings["guidance"] == 1: remarks.append("Without guidance (1) the negative prompt has no effect.")
-    return replace(request, **settings, model=request.model or controller.models[0]), " ".join(filter(None, remarks))
+    return replace(request, **settings, model=request.model or controller.models[0]).open(model), " ".join(filter(None, remarks))
 
 # %% ../nbs/38_controller.ipynb #7d38a0e3
 def draw(
@@ -127,7 +146,7 @@ def draw(
 ) -> Iterator[Update | Result]:  # updates, then the result
     "Draw, and show how far it is. Close the generator to stop. Raises ValueError, in one sentence, for what can't be drawn."
     request, remark = check_request(controller, request)
-    while not controller.drawing.acquire(timeout=0.1): yield Update(0, request.steps, [])
+    while not controller.drawing.acquire(timeout=0.1): yield Update(0, request.count(), [])
     try: result = yield from draw_steps(controller.model(request.model), request, remark, every)
     finally: controller.drawing.release()
     yield result
@@ -136,21 +155,21 @@ def draw(
 @torch.inference_mode()  # of a generator: while it runs, and not while its caller does
 def draw_steps(model: TextToImage, request: Request, remark: str, every: float) -> Generator[Update, None, Result]:
     "What `draw` does when everything is known to be right, and the model is free."
-    settings, seconds, shown = {name: getattr(request, name) for name in model.defaults}, 0.0, -every
+    seconds, shown = 0.0, -every
     words, heard, times, latents, begun = model.tokenizer.words(request.prompt), None, [], [], time.perf_counter()
     with watch_attention(model.unet) as seen:
-        for step in model.stream([request.prompt] * request.n, request.negative, range(request.seed, request.seed + request.n), **settings):
+        for step in request.walk(model):
             if seen: heard = finest_weights(seen, request.n) + (0 if heard is None else heard)  # [n, m, k]
             seen.clear()
             times.append(step.t)
             latents.append((step.x.cpu(), step.x0.cpu()))
             late = time.perf_counter() - shown >= every
-            previews = to_pictures(decode(model.vae, step.x0)) if late else []
+            previews = to_pictures(request.finish(model, decode(model.vae, step.x0))) if late else []
             seconds += time.perf_counter() - begun
-            yield Update(len(times), request.steps, previews)
+            yield Update(len(times), request.count(), previews)
             begun = time.perf_counter()
             shown = begun if late else shown
-    pictures = to_pictures(decode(model.vae, step.x))
+    pictures = to_pictures(request.finish(model, decode(model.vae, step.x)))
     maps = None if heard is None else torch.stack([enlarge(one / len(times), 64)[1:len(words) + 1] for one in heard]).cpu()  # token 0 is the start
     return Result(request, pictures, words, maps, times, latents, seconds + time.perf_counter() - begun, remark, model)
 
@@ -163,19 +182,19 @@ def compare(
     every: float = 0.2,  # seconds between previews, at least
 ) -> Iterator[Update | list[Result]]:  # updates of all together, then the results
     "The same seed under several values of one setting. Raises ValueError, in one sentence, before anything is drawn."
-    if setting not in (names := [entry.name for entry in fields(Request)]):
+    if setting not in (names := [entry.name for entry in fields(request)]):
         raise ValueError(f"There is no setting {setting!r} to compare: choose one of {', '.join(names)}.")
     if not 1 <= len(values) <= controller.limits.n:
         raise ValueError(f"There are {len(values)} values to compare: give from 1 to {controller.limits.n}.")
     requests = [check_request(controller, replace(request, **{setting: value}))[0] for value in values]
-    total, count, done, results = sum(one.steps for one in requests), sum(one.n for one in requests), 0, []
+    total, count, done, results = sum(one.count() for one in requests), sum(one.n for one in requests), 0, []
     if count > controller.limits.n: raise ValueError(f"These are {count} pictures: compare at most {controller.limits.n} at once.")
     for one in requests:
         with closing(draw(controller, one, every)) as drawing:
             for news in drawing:
                 if isinstance(news, Update): yield Update(done + news.step, total, news.pictures)
                 else: results.append(news)
-        done += one.steps
+        done += one.count()
     yield results
 
 # %% ../nbs/38_controller.ipynb #f380dd8a
@@ -207,12 +226,62 @@ class Controller:
 
     check, draw, compare = check_request, draw, compare  # functions of a controller: as methods, `controller` is self
 
+# %% ../nbs/38_controller.ipynb #c0a73b24
+@dataclass(frozen=True)
+class Edit(Request):
+    "What a user asks for a picture that is there: image to image or, with a mask, inpainting."
+    picture: str | Path | Image.Image | None = None  # its middle square is taken
+    mask: str | Path | Image.Image | None = None  # as large: white where it may change; None: everywhere
+    strength: float = 0.7  # above 0 to 1: how much may change
+    repeats: int = 1  # how often each step of the noisier half is taken
+
+    def open(self, model: TextToImage) -> Edit:
+        "Read picture and mask, once. Raises ValueError, in one sentence, for what can't be used."
+        remaining(range(self.steps), self.strength)
+        check_whole("repeats", self.repeats, 1, 20)
+        if self.picture is None: raise ValueError("There is no picture to begin with: give one.")
+        try: picture, mask = open_image(self.picture), None if self.mask is None else open_image(self.mask)
+        except FileNotFoundError as problem: raise ValueError(str(problem)) from None
+        if mask is not None: open_mask(model, mask, picture)
+        return replace(self, picture=picture, mask=mask)
+
+    def code(self) -> str:
+        "The line of Python that draws the same, with the picture in a file."
+        name, files = ("image_to_image", '"picture.png"') if self.mask is None else ("inpaint", '"picture.png", "mask.png"')
+        own = self.given("picture", "mask", *["repeats"] * (self.mask is None), "strength", "repeats")
+        own += [f"strength={self.strength!r}"] + [f"repeats={self.repeats!r}"] * (self.mask is not None)
+        return f"{name}({self.loading()}, {files}, {self.prompt!r}, {', '.join(own)})[0]"
+
+    def count(self) -> int: return len(remaining(range(self.steps), self.strength))
+
+    def walk(self, model: TextToImage) -> Iterator[Step]:
+        "The steps from the picture to the new one."
+        hole = None if self.mask is None else latent_mask(model, open_mask(model, self.mask, self.picture))
+        return edit_latents(model, [self.prompt] * self.n, to_latents(model, self.picture), self.strength, hole, self.repeats,
+                            self.negative, self.seeds(), **self.settings(model))
+
+    def finish(self, model: TextToImage, pixels: Tensor) -> Tensor:  # [n, 3, h, w]
+        "What is new, pasted into what was there."
+        return pixels if self.mask is None else paste(model, self.picture, open_mask(model, self.mask, self.picture), pixels)
+
 # %% ../nbs/38_controller.ipynb #0de8d02b
+EXAMPLES = ("a red sphere left of a blue cube", "two small green cones at night", "a large shiny purple sphere at sunset", "a white cylinder behind a yellow cube")
+
+
 def random_sentence(
     random: Random,  # the source of chance
 ) -> str:
     "A sentence of the grammar about some scene."
     return caption(sample_scene(random.randrange(1_000_000)), random)
+
+
+def enlarged(
+    picture: Image.Image,
+    side: int,  # about how wide it shall be
+) -> Image.Image:
+    "A picture enlarged by a whole number, without blur; as it is, where it is wide enough."
+    factor = max(1, round(side / picture.width))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def save_picture(

@@ -23,7 +23,8 @@ from .schedules import Schedule
 
 # %% auto #0
 __all__ = ['open_image', 'to_latents', 'remaining', 'hold', 'edit_latents', 'noise_again', 'draw_edits', 'image_to_image',
-           'open_mask', 'inpaint', 'slerp', 'interpolate', 'save_animation', 'ddim_invert', 'reword']
+           'open_mask', 'latent_mask', 'paste', 'inpaint', 'slerp', 'interpolate', 'save_animation', 'ddim_invert',
+           'reword']
 
 # %% ../nbs/24_editing.ipynb #3b7a49bd
 def open_image(
@@ -172,6 +173,25 @@ def open_mask(
     return (pixels > 0).float().to(model.device)
 
 
+def latent_mask(
+    model: TextToImage,
+    mask: Tensor,  # of pixels [1, 1, h, w]
+) -> Tensor:  # [1, 1, h / f, w / f]
+    "A mask for latents: each that the mask of pixels touches may change."
+    return F.max_pool2d(mask, model.vae.downsampling)
+
+
+def paste(
+    model: TextToImage,
+    picture: Image.Image,  # the old one, of any size: the middle square is taken
+    mask: Tensor,  # 1 where the new one shows [1, 1, h, w]
+    new: Tensor,  # [n, 3, h, w] in [-1, 1]
+) -> Tensor:  # [n, 3, h, w]
+    "The new picture inside the mask, the old one outside."
+    old = data.prepare_image(picture, model.size)[None].to(new.device)
+    return mask * new + (1 - mask) * old
+
+# %% ../nbs/24_editing.ipynb #ff4fabef
 def inpaint(
     model: TextToImage,
     picture: str | Path | Image.Image,  # a file or a picture, of any size: its middle square is taken
@@ -193,10 +213,8 @@ def inpaint(
     check_whole("repeats", repeats, 1, 100)
     picture = open_image(picture)
     mask = open_mask(model, mask, picture)
-    hole = F.max_pool2d(mask, model.vae.downsampling)  # [1, 1, h / f, w / f]: a latent that the mask touches may change
-    new = draw_edits(model, picture, prompt, range(seed, seed + n), batch_size, strength=strength, mask=hole, repeats=repeats, negative=negative, **settings)
-    old = data.prepare_image(picture, model.size)[None].to(model.device)
-    return data.to_pictures(mask * new + (1 - mask) * old)
+    new = draw_edits(model, picture, prompt, range(seed, seed + n), batch_size, strength=strength, mask=latent_mask(model, mask), repeats=repeats, negative=negative, **settings)
+    return data.to_pictures(paste(model, picture, mask, new))
 
 # %% ../nbs/24_editing.ipynb #0bf0d627
 def slerp(

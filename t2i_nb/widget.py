@@ -17,16 +17,17 @@ from random import Random
 from types import SimpleNamespace
 from typing import Iterator, Sequence
 
+import torch
 from PIL import Image
 
-from .controller import Controller, Request, Result, Update, random_sentence, save_picture
+from .controller import EXAMPLES, Controller, Request, Result, Update, enlarged, random_sentence, save_picture
 from .samplers import SAMPLERS
 from .scenes import image_grid
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'FIELDS', 'COMPARED', 'png', 'placeholder', 'widgets', 'make_form', 'read_form', 'read_values',
-           'make_views', 'arrange', 'PromptBox', 'follow', 'draw', 'compare', 'show', 'show_pictures', 'show_moment',
-           'show_word', 'close', 'keep_stamp', 'bring_back', 'save', 'connect', 'use_model']
+__all__ = ['FIELDS', 'COMPARED', 'png', 'placeholder', 'widgets', 'make_form', 'read_form', 'read_values', 'make_views',
+           'arrange', 'PromptBox', 'follow', 'draw', 'compare', 'show', 'show_pictures', 'show_moment', 'show_word',
+           'close', 'keep_stamp', 'bring_back', 'save', 'connect', 'use_model']
 
 # %% ../nbs/40_widget.ipynb #fb92a5cb
 def png(
@@ -34,11 +35,8 @@ def png(
     side: int | None = None,  # about how wide it shall be; None: as it is
 ) -> bytes:
     "A picture as PNG, enlarged by a whole number without blur."
-    if side and side > picture.width:
-        factor = max(1, round(side / picture.width))
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    (enlarged(picture, side) if side else picture).save(file, "PNG")
     return file.getvalue()
 
 
@@ -47,9 +45,6 @@ def placeholder(side: int = 384) -> bytes:
     return png(Image.new("RGB", (side, side), (236, 236, 236)))
 
 # %% ../nbs/40_widget.ipynb #a4f29da9
-EXAMPLES = ("a red sphere left of a blue cube", "two small green cones at night", "a large shiny purple sphere at sunset", "a white cylinder behind a yellow cube")
-
-
 def widgets():  # the module ipywidgets
     "ipywidgets, or one sentence that says how to get it."
     try:
@@ -149,6 +144,7 @@ class PromptBox:
         self.form = make_form(self.controller.models, self.controller.model().defaults, self.controller.limits)
         self.views, self.result, self.stamps = make_views(), None, []
         self.widget = arrange(self.form, self.views)
+        self.threads = torch.get_num_threads()
         self.thread, self.stopping, self.showing, self.random = None, threading.Event(), threading.RLock(), Random()
         connect(self)
 
@@ -159,7 +155,7 @@ class PromptBox:
     def static(self) -> bytes:
         "What is left of the box where nothing is alive."
         if self.result is None: return placeholder()
-        pictures = [picture.resize((192, 192), Image.Resampling.NEAREST) for picture in self.result.pictures]
+        pictures = [enlarged(picture, 192) for picture in self.result.pictures]
         return png(image_grid(pictures, min(4, len(pictures)), labels=[self.result.request.prompt] * len(pictures)))
 
     def say(self, text: str, color: str = "#b00020") -> None:
@@ -182,12 +178,14 @@ class PromptBox:
 
     def guard(self, work) -> None:
         "Do it, and turn what goes wrong into a line."
+        torch.set_num_threads(max(1, self.threads - 1))  # a core for the browser: two threads that wait for it are slower than one
         try: work()
         except (ValueError, OSError) as problem: self.say(str(problem))
         except Exception as problem:
             logging.getLogger("t2i_nb").exception("in a prompt box")
             self.say(f"That went wrong ({type(problem).__name__}: {problem}). Try other settings.")
         finally:
+            torch.set_num_threads(self.threads)
             show_pictures(self.views.gallery, self.result.pictures if self.result else [])  # in place of a preview
             self.form.generate.disabled = self.views.compare.disabled = False
             self.form.stop.disabled = True
@@ -222,7 +220,7 @@ def compare(box: PromptBox) -> None:
     results = follow(box, box.controller.compare(replace(read_form(box.form), n=1), setting, values))
     if results:
         labels = [f"{value}" if setting == "prompt" else f"{setting} {value}" for value in values]
-        pictures = [result.pictures[0].resize((128, 128), Image.Resampling.NEAREST) for result in results]
+        pictures = [enlarged(result.pictures[0], 128) for result in results]
         box.views.grid.value = png(image_grid(pictures, min(4, len(pictures)), labels=labels))
         for result in results: keep_stamp(box, result)
         box.say(next((result.remark for result in results if result.remark), f"{len(results)} pictures compared"), "inherit")

@@ -7,9 +7,9 @@ import sys
 import time
 
 
-def start(*arguments):
+def start(*arguments, threads=1):
     command = [sys.executable, "-m", "t2i_nb.cli", *arguments, "--device", "cpu"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
 
 
 def wait_for(condition, process, seconds=240):
