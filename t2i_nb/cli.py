@@ -257,25 +257,29 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
 @click.option("--images", type=click.IntRange(1), help="Pictures of each sentence.  [default: 4]")
 @click.option("--data", help="Compare with these pictures in place of the exam: scenes, emoji, folder:PATH or hub:NAME.")
 @click.option("--pictures", type=click.IntRange(100), help="Pictures to draw for --data.  [default: 500]")
+@click.option("--exact", is_flag=True, help="Draw in float32, also where the hardware is faster in bfloat16.")
 @drawing_options
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-def evaluate(model, kept, count, images, data, pictures, device, **settings):
+def evaluate(model, kept, count, images, data, pictures, exact, device, **settings):
     "Draw the 1200 sentences of SceneEval, let the judge look at the pictures, and print a table. With --data: FID, KID, precision and recall."
     if kept is not None and kept.suffix != ".json": raise ValueError(f"{kept} is no .json file: the results are written as JSON.")
     if data is None and pictures is not None: raise ValueError("--pictures is for --data: the exam takes --prompts and --images.")
     if data is not None and (count, images) != (None, None): raise ValueError("--prompts and --images are for the exam: --data takes --pictures.")
     settings = {name: value for name, value in settings.items() if value is not None}
-    if data is None: take_exam(model, kept, count or 100, images or 4, device, settings)
+    if data is not None and exact: raise ValueError("--exact is for the exam: distances are always exact.")
+    if data is None: take_exam(model, kept, count or 100, images or 4, exact, device, settings)
     else: compare(model, kept, data, pictures or 500, device, settings)
 
 # %% ../nbs/26_command_line.ipynb #3ba6b9ad
-def take_exam(model: str, kept: Path | None, count: int, images: int, device: str | None, settings: dict) -> None:
+def take_exam(model: str, kept: Path | None, count: int, images: int, exact: bool, device: str | None, settings: dict) -> None:
     from t2i_nb.evaluation import load_judge, scene_eval, scene_eval_prompts, score_table, scores
     from t2i_nb.pipeline import TextToImage
     from t2i_nb.text import read_json, write_json
+    from t2i_nb.training import best_precision
 
     pipeline, prompts = TextToImage.from_pretrained(model, device=device), scene_eval_prompts(count)
-    lines = scores(prompts, scene_eval(pipeline, load_judge(device=device), prompts, images, kept=kept, **settings))
+    precision = "no" if exact else best_precision(pipeline.device)
+    lines = scores(prompts, scene_eval(pipeline, load_judge(device=device), prompts, images, kept=kept, precision=precision, **settings))
     if kept is not None: write_json({**read_json(kept), "scores": [line._asdict() for line in lines]}, kept)
     print(score_table(lines))
 

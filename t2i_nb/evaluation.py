@@ -413,10 +413,13 @@ def draw_pictures(
     texts: Sequence[str],
     seed: int,  # of the first picture; the others follow
     settings: dict,  # all of them
+    precision: str = "no",  # "bf16": about twice as fast, where the hardware multiplies in it
 ) -> Tensor:  # [n, 3, h, w] in [-1, 1]
-    "One picture of each sentence."
-    for step in model.stream(list(texts), seeds=range(seed, seed + len(texts)), **settings): pass
-    return decode(model.vae, step.x)
+    "One picture of each sentence. ValueError for another precision."
+    if precision not in ("no", "bf16"): raise ValueError(f"precision is {precision!r}, but must be 'no' or 'bf16'.")
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for step in model.stream(list(texts), seeds=range(seed, seed + len(texts)), **settings): pass
+        return decode(model.vae, step.x).float()
 
 
 def check_folder(path: Path) -> None:
@@ -431,6 +434,7 @@ def scene_eval(
     images: int = 4,  # pictures of each prompt
     batch_size: int = 64,  # drawn at once
     kept: str | Path | None = None,  # a JSON file for the verdicts so far; None: nothing is kept
+    precision: str = "no",  # "bf16": drawn about twice as fast, where the hardware multiplies in it
     **settings,  # steps, sampler and guidance; the model's own where they are not given
 ) -> list[list[bool]]:  # for each prompt, for each picture: whether it does what the sentence says
     "Draw and judge. Raises ValueError if the model doesn't know the words, for settings that make no sense, and if `kept` is of another evaluation."
@@ -440,12 +444,12 @@ def scene_eval(
     for text in demands:
         if remark := check_prompt(text, model.tokenizer): raise ValueError(f"This model can't be judged by sentences about scenes. {remark}")
     texts = [p.text for p in prompts for _ in range(images)]
-    header = {"networks": fingerprint(model.text_encoder, model.unet, model.vae, judge), "settings": settings, "images": images, "prompts": [p.text for p in prompts]}
+    header = {"networks": fingerprint(model.text_encoder, model.unet, model.vae, judge), "settings": settings, "precision": precision, "images": images, "prompts": [p.text for p in prompts]}
     verdicts = kept_verdicts(Path(kept), header) if kept is not None else []
     with torch.inference_mode(), tqdm(total=len(texts), initial=len(verdicts), desc="SceneEval", unit=" pictures", dynamic_ncols=True) as bar:
         while len(verdicts) < len(texts):
             start, batch = len(verdicts), texts[len(verdicts):len(verdicts) + batch_size]
-            verdicts += [shows(reading, demands[text]) for reading, text in zip(read_scenes(judge, draw_pictures(model, batch, start, settings)), batch)]
+            verdicts += [shows(reading, demands[text]) for reading, text in zip(read_scenes(judge, draw_pictures(model, batch, start, settings, precision)), batch)]
             if kept is not None: write_json({**header, "verdicts": verdicts}, Path(kept))
             bar.update(len(batch))
     return [verdicts[i:i + images] for i in range(0, len(verdicts), images)]
