@@ -56,9 +56,9 @@ class Drawing:
             self.problem = f"That went wrong ({type(problem).__name__}): try other settings."
 
     def updates(self, every: float = 0.1) -> Iterator[Update]:
-        "Where it is, each time that this has changed, until it ends."
+        "Where it is, each time that this has changed, until it ends or is told to."
         shown = None
-        while self.thread.is_alive():
+        while self.thread.is_alive() and not self.stopped.is_set():
             self.asked = time.monotonic()
             self.thread.join(every)
             if self.latest is not shown: yield (shown := self.latest)
@@ -104,7 +104,7 @@ def watch(
         if update.pictures and update.pictures is not shown: parts["gallery"] = shown = update.pictures
         yield parts
     if drawing.problem: yield {"status": line(drawing.problem, "problem"), "bar": bar(0, 1), "gallery": before}
-    elif drawing.result is None: yield {"status": line("Stopped."), "bar": bar(0, 1), "gallery": before}
+    elif drawing.stopped.is_set() or drawing.result is None: yield {"status": line("Stopped."), "bar": bar(0, 1), "gallery": before}
     else: yield show_result(visitor, drawing.result)
 
 
