@@ -209,6 +209,15 @@ def test_three_browsers_at_once(chromium, address):
         status(page, DONE.pattern)
         page.get_by_role("tab", name="Python").click()
         assert sentence in page.locator("#code").inner_text()
+    for page in pages:  # each has a film strip of its own
+        slider, last = page.locator("#moment input[type=range]"), page.locator("#sample img").get_attribute("src")
+        page.get_by_role("tab", name="How it formed").click()
+        slider.press("ArrowLeft")
+        page.wait_for_function("last => document.querySelector('#sample img').src !== last", arg=last)
+        other = page.locator("#sample img").get_attribute("src")
+        slider.press("ArrowRight")
+        page.wait_for_function("other => document.querySelector('#sample img').src !== other", arg=other)
+        assert difference(picture(page, "#sample img").resize((64, 64), Image.Resampling.NEAREST), picture(page)) <= 2
     for context in contexts:
         context.close()
 
