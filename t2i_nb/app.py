@@ -24,9 +24,10 @@ from .controller import EXAMPLES, Controller, Edit, Request, Result, Update, enl
 from .samplers import SAMPLERS
 
 # %% auto #0
-__all__ = ['SETTINGS', 'CSS', 'Drawing', 'Visitor', 'line', 'bar', 'watch', 'show_result', 'show_moment', 'show_word', 'gradio',
-           'picture_field', 'brush_field', 'painted', 'ask_words', 'ask_change', 'ask_repaint', 'make_forms',
-           'make_settings', 'make_views', 'connect', 'hand_over', 'make_page', 'serve']
+__all__ = ['SETTINGS', 'CSS', 'Drawing', 'Visitor', 'line', 'bar', 'watch', 'show_result', 'show_moment', 'show_word', 'within',
+           'gradio', 'uploaded_only', 'read_upload', 'picture_field', 'brush_field', 'painted', 'ask_words',
+           'ask_change', 'ask_repaint', 'make_forms', 'make_settings', 'make_views', 'connect', 'hand_over',
+           'make_page', 'serve']
 
 # %% ../nbs/39_app.ipynb #be042282
 class Drawing:
@@ -81,7 +82,7 @@ def line(
 ) -> str:  # HTML
     "One line that shows any text as text."
     text = " ".join(text.split())
-    return f'<p role="status" class="{kind}">{escape(text if len(text) <= 300 else text[:299] + "…")}</p>'
+    return f'<p class="{kind}">{escape(text if len(text) <= 300 else text[:299] + "…")}</p>'
 
 
 def bar(step: int, steps: int) -> str:  # HTML
@@ -122,16 +123,21 @@ def show_result(visitor: Visitor, result: Result) -> dict:
 
 def show_moment(visitor: Visitor, number: int, moment: int) -> dict:
     "One frame of the film strip."
-    if not visitor.result: return {}
-    step = min(max(moment, 1), len(visitor.result.times)) - 1
-    sample, belief = visitor.result.frame(min(number, len(visitor.result.pictures)) - 1, step)
-    return {"sample": enlarged(sample, 256), "belief": enlarged(belief, 256), "time": line(f"time step {visitor.result.times[step]:g}")}
+    result = visitor.result  # another may come in between
+    if not result: return {}
+    step = within(moment, len(result.times)) - 1
+    sample, belief = result.frame(within(number, len(result.pictures)) - 1, step)
+    return {"sample": enlarged(sample, 256), "belief": enlarged(belief, 256), "time": escape(f"time step {result.times[step]:g}")}
 
 
 def show_word(visitor: Visitor, number: int, place: int | None) -> dict:
     "The picture as a word sees it."
-    lit = visitor.result.spotlights(min(number, len(visitor.result.pictures)) - 1) if visitor.result and place is not None else []
-    return {"spotlight": enlarged(lit[place], 256)} if place is not None and place < len(lit) else {}
+    result = visitor.result
+    lit = result.spotlights(within(number, len(result.pictures)) - 1) if result and isinstance(place, int) else []
+    return {"spotlight": enlarged(lit[place], 256)} if lit and 0 <= place < len(lit) else {}
+
+
+def within(number, most: int) -> int: return min(max(number, 1), most) if isinstance(number, int) else 1  # what is sent may be anything
 
 # %% ../nbs/39_app.ipynb #57ec81f0
 def gradio():  # the module
@@ -144,14 +150,31 @@ def gradio():  # the module
     return gradio
 
 # %% ../nbs/39_app.ipynb #e17fac4a
+async def uploaded_only(field, place):  # in place of a function of Gradio's, which would fetch a picture from anywhere
+    "The path of a file that was uploaded; an address is refused."
+    gr = gradio()
+    if str(place).lower().startswith(("http:", "https:", "//")): raise gr.Error("A picture is a file, not an address.")
+    return await super(type(field), field).async_move_resource_to_block_cache(place)
+
+
+def read_upload(file) -> Image.Image:  # a path, or an open file
+    "A picture that came in, or one sentence that doesn't tell where it is kept."
+    try: return data.open_picture(file)
+    except Exception as problem: raise gradio().Error(f"The picture can't be used: {data.reason(problem)}.") from None
+
+
 def picture_field(**options):
-    "An image field that hands over the file as it is."
+    "An image field; what can't be read becomes one sentence."
     gr = gradio()
 
     class Picture(gr.Image):
         is_template = True
+        async_move_resource_to_block_cache = uploaded_only
 
-        def preprocess(self, payload): return payload and payload.path
+        def preprocess(self, payload):
+            path = payload and payload.path
+            if path and not gr.utils.is_in_or_equal(path, self.GRADIO_CACHE): raise gr.Error("The picture was not uploaded: choose a file.")
+            return path and read_upload(path)
 
     return Picture(**options)
 
@@ -162,11 +185,23 @@ def brush_field(**options):
 
     class Brush(gr.ImageEditor):
         is_template = True
+        async_move_resource_to_block_cache = uploaded_only
+
+        @gr.components.base.server
+        def accept_blobs(self, blobs):  # one layer of few pictures: this page has no more
+            while len(self.blob_storage) > 32: self.blob_storage.pop(next(iter(self.blob_storage)), None)
+            if str(blobs.data.get("index")) not in ("None", "null", "", "0"): raise gr.Error("There is one layer to paint on.")
+            super().accept_blobs(blobs)
+
+        def preprocess(self, payload):
+            if payload is None: return None
+            kept = self.blob_storage.get(payload.id)
+            for one in [payload] + [kept] * (kept is not None): one.layers, one.composite = one.layers[:1], None
+            return super().preprocess(payload)
 
         def convert_and_format_image(self, file, flatten_on_white=False):
             if file is None: return None
-            try: return data.open_picture(BytesIO(file) if isinstance(file, bytes) else file.path)
-            except Exception as problem: raise gr.Error(f"The picture can't be used: {data.reason(problem)}.") from None
+            return read_upload(BytesIO(file) if isinstance(file, bytes) else file.path)
 
     return Brush(**options)
 
@@ -189,12 +224,12 @@ def ask_words(settings: dict, prompt: str) -> Request:
     return Request(prompt, **settings)
 
 
-def ask_change(settings: dict, prompt: str, picture: str | None, strength: float) -> Edit:
+def ask_change(settings: dict, prompt: str, picture: Image.Image | None, strength: float) -> Edit:
     "From a picture."
     return Edit(prompt, picture=picture, strength=strength, **settings)
 
 
-def ask_repaint(settings: dict, prompt: str, brush: dict | None, mask: str | None, repeats: int) -> Edit:
+def ask_repaint(settings: dict, prompt: str, brush: dict | None, mask: Image.Image | None, repeats: int) -> Edit:
     "A part of a picture, with half the guidance, as the rest of the picture helps. ValueError where nothing is marked."
     brush = brush or {"background": None, "layers": []}
     if brush["background"] is None: raise ValueError("There is no picture to begin with: give one.")
@@ -281,13 +316,15 @@ def connect(
             for parts in watch(visitor, news()): yield by_part(parts)
         return draw
 
+    waiting = []
     for ask, events, own in ((ask_words, [p.generate.click, p.prompt.submit], [p.prompt]),
                              (ask_change, [p.change.click, p.change_prompt.submit], [p.change_prompt, p.picture, p.strength]),
                              (ask_repaint, [p.repaint.click, p.repaint_prompt.submit], [p.repaint_prompt, p.brush, p.mask, p.repeats])):
         for event in events:
-            event(drawing(ask), [p.visitor, p.lock, *settings, *own], shown, show_progress="minimal", show_progress_on=[p.status],
-                  concurrency_id="drawing", concurrency_limit=1, api_visibility="private")
+            waiting.append(event(drawing(ask), [p.visitor, p.lock, *settings, *own], shown, show_progress="minimal", show_progress_on=[p.status],
+                  concurrency_id="drawing", concurrency_limit=1, api_visibility="private"))
     p.stop.click(Visitor.stop, p.visitor, None, **quick)
+    p.stop.click(lambda visitor: (line("Stopped."), bar(0, 1), visitor.result.pictures if visitor.result else []), p.visitor, [p.status, p.bar, p.gallery], cancels=waiting, **quick)
     p.dice.click(lambda: random_sentence(random), None, p.prompt, **quick)
     p.moment.input(lambda *given: by_part(show_moment(*given)), [p.visitor, p.number, p.moment], [p.sample, p.belief, p.time], trigger_mode="always_last", **quick)
     p.word.input(lambda *given: by_part(show_word(*given)), [p.visitor, p.number, p.word], p.spotlight, **quick)
@@ -302,9 +339,10 @@ def hand_over(tab: str, side: int) -> Callable:
     "A function that takes a result to another tab, to go on from there."
     def take(visitor, number):
         gr = gradio()
-        if not visitor.result: return [gr.skip()] * 3 + [line("There is no picture yet: generate one.", "problem")]
-        picture = visitor.result.pictures[min(number, len(visitor.result.pictures)) - 1]
-        return gr.Tabs(selected=tab), enlarged(picture, side), visitor.result.request.prompt, gr.skip()
+        result = visitor.result
+        if not result: return [gr.skip()] * 3 + [line("There is no picture yet: generate one.", "problem")]
+        picture = result.pictures[within(number, len(result.pictures)) - 1]
+        return gr.Tabs(selected=tab), enlarged(picture, side), result.request.prompt, gr.skip()
     return take
 
 # %% ../nbs/39_app.ipynb #2dc5b306
@@ -319,7 +357,8 @@ def make_page(
             with gr.Column(min_width=320): forms = make_forms(controller)
             with gr.Column(min_width=320): views = make_views()
         connect(controller, SimpleNamespace(visitor=gr.State(Visitor()), **forms, **views))
-    return page.queue(max_size=64)
+        page.load(None, js="() => { document.getElementById('status').setAttribute('role', 'status'); }")  # so that screen readers say what changes
+    return page.queue(max_size=64, api_open=False)  # nobody may pass the queue
 
 # %% ../nbs/39_app.ipynb #78039776
 CSS = """

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .attention_maps import enlarge, finest_weights, spotlight, watch_attention
-from .data import to_pictures
+from .data import prepare_image, to_pictures
 from .editing import edit_latents, latent_mask, open_image, open_mask, paste, remaining, to_latents
 from .latents import decode
 from .pipeline import TextToImage, check_prompt, check_whole, choose_settings, shipped_models
@@ -242,8 +242,9 @@ class Edit(Request):
         if self.picture is None: raise ValueError("There is no picture to begin with: give one.")
         try: picture, mask = open_image(self.picture), None if self.mask is None else open_image(self.mask)
         except FileNotFoundError as problem: raise ValueError(str(problem)) from None
-        if mask is not None: open_mask(model, mask, picture)
-        return replace(self, picture=picture, mask=mask)
+        if mask is not None:  # as small as the model's own pictures: a large one would be held, and prepared again for each preview
+            mask = Image.fromarray((255 * open_mask(model, mask, picture)[0, 0]).byte().cpu().numpy())
+        return replace(self, picture=to_pictures(prepare_image(picture, model.size)[None])[0], mask=mask)
 
     def code(self) -> str:
         "The line of Python that draws the same, with the picture in a file."

@@ -316,7 +316,9 @@ def png(size, color="white", mode="RGB"):
     return file.getvalue()
 
 
-def test_bad_requests(address):
+def test_bad_requests(address, tmp_path):
+    private = tmp_path / "private.png"
+    private.write_bytes(png((64, 64), "blue"))
     visit = Visit(address, "bad")
     blue, wrong, text = visit.upload("blue.png", png((64, 64), "blue")), visit.upload("mask.png", png((32, 32))), visit.upload("text.png", b"no picture")
     huge = visit.upload("huge.png", png((20_000, 20_000), 0, "1"))
@@ -326,7 +328,10 @@ def test_bad_requests(address):
              ("generate", values("a" * 100_000), "100,000 characters"), ("generate", values("<script>alert(1)</script>"), "knows none"),
              ("change", values("a cube", None, 0.7), "no picture to begin with"), ("change", values("a cube", text, 0.7), "not a picture"),
              ("change", values("a cube", huge, 0.7), "pixels"), ("change", values("a cube", blue, 7), "7"),
-             ("change", values("a cube", {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, 0.7), ""),
+             ("change", values("a cube", {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, 0.7), "not uploaded"),
+             ("change", values("a cube", {"path": str(private)}, 0.05), "not uploaded"), ("change", values("a cube", {"path": str(private), "meta": {"_type": "x"}}, 0.05), "not uploaded"),
+             ("change", values("a cube", {"path": "https://example.com/x.png", "meta": {"_type": "gradio.FileData"}}, 0.7), "not an address"),
+             ("generate", values("a cube", steps=None), ""), ("generate", values("a cube", n=[1]), ""),
              ("repaint", values("a cube", brush, None, 3), "Nothing is marked"), ("repaint", values("a cube", brush, wrong, 3), "32 x 32 pixels"),
              ("repaint", values("a cube", {**brush, "background": text}, None, 3), "not a picture")]
     for name, given, words in cases:
