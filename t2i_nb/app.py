@@ -21,6 +21,7 @@ from PIL import Image, ImageChops
 
 from . import data
 from .controller import EXAMPLES, Controller, Edit, Request, Result, Update, enlarged, random_sentence
+from .pipeline import check_whole
 from .samplers import SAMPLERS
 
 # %% auto #0
@@ -145,8 +146,10 @@ def gradio():  # the module
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         import gradio
+        import gradio.component_meta
     except ImportError:
         raise ImportError("The page needs gradio: pip install 't2i_nb[app]'.") from None
+    gradio.component_meta.create_or_modify_pyi = lambda *_: None  # it would write a stub into the package for each kind of field below
     return gradio
 
 # %% ../nbs/39_app.ipynb #e17fac4a
@@ -378,8 +381,7 @@ def serve(
     device: str | None = None,  # None: a GPU where there is one
 ):  # a gradio.Blocks: `local_url` is its address, `close()` ends it
     "Put the page on a port, and go on. Raises ValueError, in one sentence, where it can't."
-    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
-        raise ValueError(f"port is {port!r}, but must be from 1 to 65535.")
+    check_whole("port", port, 1, 65535)
     gr, controller = gradio(), Controller(models, device=device)
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # a core for those who show the pictures: two threads that wait for it are slower than one
     for _ in controller.draw(Request(EXAMPLES[0], steps=2)): pass  # the first picture takes longest
