@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -33,8 +34,8 @@ __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_va
            'default_training', 'OwnPictures', 'Recipe', 'override', 'like_start', 'read_recipe', 'check_recipe',
            'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats', 'quiet_start', 'train_vae',
            'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss', 'build_tokenizer', 'build_networks',
-           'keep_samples', 'shorten', 'tokenized', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe',
-           'extend_run', 'train_text_to_image', 'finished_vae']
+           'keep_samples', 'shorten', 'tokenized', 'resident', 'train_words', 'train_diffusion', 'open_folder',
+           'kept_recipe', 'extend_run', 'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -426,6 +427,27 @@ def tokenized(
         return latents, tokenizer(captions)
     return batch
 
+
+def resident(
+    batches: LatentBatches,  # of any data set that fits into memory
+    tokenizer: Tokenizer,
+    device: torch.device,  # where everything is to lie
+) -> Callable[[int], tuple[Tensor, Tensor]]:  # number -> latents, token ids
+    "What `tokenized` gives, for a GPU: all latents and all token ids are put there once, and a batch is a look into them."
+    data, texts = batches.dataset, {"": 0}
+    latents = torch.cat([torch.from_numpy(np.array(array)).to(device) for array in data.arrays])  # half precision [n, c, h, w]
+    for options in data.captions:
+        for text in options: texts.setdefault(text, len(texts))
+    names = [*texts]
+    ids = torch.cat([tokenizer(part).to(device, torch.int32) for part in (names[start:start + 10_000] for start in range(0, len(names), 10_000))])  # [different texts, m]
+
+    def batch(number):
+        indices, picks = batches.chosen(number)
+        rows = [0 if pick is None else texts[data.captions[index][pick]] for index, pick in zip(indices, picks)]
+        indices, rows = torch.tensor([indices, rows]).to(device)
+        return latents[indices].float(), ids[rows].long()
+    return batch
+
 # %% ../nbs/25_recipe.ipynb #15f660ed
 def train_words(
     text_encoder: TextEncoder,  # gets the trained weights
@@ -484,10 +506,13 @@ def train_diffusion(
     train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say)
     if training_device(device).type == "cuda":
         networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
-    run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1), folder / "training" / "diffusion", device)
+    on_gpu = training_device(device).type == "cuda"
+    run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1, workers=0 if on_gpu else recipe.training.workers), folder / "training" / "diffusion", device)
     if resume:
         resume_run(run, say)
     device, batches = run.accelerator.device, LatentBatches(latents, recipe.training.batch_size, recipe.caption_dropout, recipe.seed, recipe.twice)
+    batches = resident(batches, tokenizer, device) if on_gpu else tokenized(batches, tokenizer)
+    schedule = schedule.to(device) if on_gpu else schedule
     model = TextToImage(networks["unet"], vae, networks["text_encoder"], tokenizer, recipe.schedule)
     fixed = held_out[0], tokenizer(held_out[1])
 
@@ -499,7 +524,7 @@ def train_diffusion(
     train_loss = lambda _, batch, generator: loss(fast, batch, generator)
     validate = lambda networks: loss(networks, fixed, step_generator(0, -1, device))
     sample = (lambda networks, step: keep_samples(model, prompts, folder, step)) if prompts else None
-    train(run, train_loss, tokenized(batches, tokenizer), validate, sample, name="text to image")
+    train(run, train_loss, batches, validate, sample, name="text to image")
     run.ema.copy_to(networks)
     networks.requires_grad_(False)
     model.save_pretrained(folder)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -164,7 +165,7 @@ def betas_from_config(
 
 # %% ../nbs/02_schedules.ipynb #167bd7da
 class Schedule:
-    "A noise schedule: what is left of the signal, and how much noise there is, at each of T time steps. All tables are float64 [T] on the CPU."
+    "A noise schedule: what is left of the signal, and how much noise there is, at each of T time steps. All tables are float64 [T], on the CPU unless `to` has moved them."
 
     def __init__(
         self,
@@ -187,3 +188,12 @@ class Schedule:
     ) -> Schedule:
         "The schedule that a configuration describes."
         return cls(betas_from_config(config))
+
+    def to(
+        self,
+        device: torch.device | str,  # one that computes in float64, such as a GPU of Nvidia's
+    ) -> Schedule:  # another one, with its tables there
+        "The same schedule on a device, where a training step need not fetch it each time."
+        moved = copy(self)
+        moved.__dict__.update({name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        return moved

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 # %% auto #0
-__all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'Shuffled', 'TrainingConfig', 'check_training_config', 'History',
-           'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint', 'read_checkpoint',
-           'latest_checkpoint', 'check_device', 'best_precision', 'training_device', 'make_accelerator', 'Run',
-           'start_run', 'train_step', 'save_run', 'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display',
-           'in_notebook', 'unbroken_steps', 'Numbered', 'leave_interrupts_alone', 'ahead', 'train', 'is_due', 'look',
-           'log']
+__all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'step_seed', 'Shuffled', 'TrainingConfig', 'check_training_config',
+           'History', 'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint',
+           'read_checkpoint', 'latest_checkpoint', 'check_device', 'best_precision', 'training_device',
+           'make_accelerator', 'Run', 'start_run', 'train_step', 'set_learning_rate', 'check_finite', 'save_run',
+           'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'Numbered',
+           'leave_interrupts_alone', 'ahead', 'RecordedStep', 'train', 'is_due', 'look', 'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -79,7 +79,12 @@ def step_generator(
     device: torch.device | str = "cpu",  # where the numbers are drawn
 ) -> torch.Generator:
     "A fresh random generator for one step of one run: the same at each call, whatever ran before."
-    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+    return torch.Generator(device).manual_seed(step_seed(seed, step))
+
+
+def step_seed(seed: int, step: int) -> int:
+    "A number for each step of each run."
+    return (seed * 1_000_003 + step) * 2_654_435_761 % 2**63
 
 # %% ../nbs/20_training.ipynb #2136db54
 class Shuffled:
@@ -126,6 +131,7 @@ class TrainingConfig:
     keep: int = 2  # checkpoints that stay on disk
     seed: int = 0  # of data order, noise and time steps
     tensorboard: bool = False  # also write TensorBoard's event files
+    record: bool = False  # on a GPU of Nvidia's: record the whole step once and replay it, so that it never waits for Python
     workers: int = 0  # processes that make batches ahead, for a GPU that would wait for them; 0: none
 
 # %% ../nbs/20_training.ipynb #d2d47965
@@ -151,6 +157,8 @@ def check_training_config(
         raise ValueError(f"decay is {config.decay!r}, but is a share of the run: give a number from 0 to 1.")
     if config.optimizer not in ("adamw", "muon"):
         raise ValueError(f"optimizer is {config.optimizer!r}, but must be 'adamw' or 'muon'.")
+    if config.record and (config.optimizer != "adamw" or config.accumulation != 1):
+        raise ValueError("record works with the optimizer 'adamw' and without accumulation: leave it out, or change these.")
     if config.mixed_precision not in ("no", "bf16", "auto"):
         raise ValueError(f"mixed_precision is {config.mixed_precision!r}, but must be 'no', 'bf16' or 'auto'.")
     if not 0 <= config.ema_decay < 1:
@@ -356,7 +364,12 @@ def start_run(
     network = network.to(accelerator.device)
     settings = dict(lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay)
     precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    optimizer = Muon(network, **settings, precision=precision) if config.optimizer == "muon" else torch.optim.AdamW(network.parameters(), **settings, fused=True)
+    if config.optimizer == "muon":
+        optimizer = Muon(network, **settings, precision=precision)
+    else:
+        recorded = config.record and accelerator.device.type == "cuda"  # then rate and step counts must be where the GPU can change them
+        rate = torch.tensor(config.learning_rate, device=accelerator.device) if recorded else config.learning_rate
+        optimizer = torch.optim.AdamW(network.parameters(), **{**settings, "lr": rate}, fused=True, capturable=recorded)
     return Run(network, config, accelerator, accelerator.prepare(optimizer), EMA(network, config.ema_decay), folder)
 
 # %% ../nbs/20_training.ipynb #2747dc86
@@ -367,8 +380,7 @@ def train_step(
 ) -> float:  # the loss
     "One step of the optimizer, over `accumulation` batches. Raises ValueError when the loss is no longer a number."
     config = run.config
-    for group in run.optimizer.param_groups:
-        group["lr"] = config.learning_rate * learning_rate_factor(run.step, run.progress, config.warmup, config.decay)
+    set_learning_rate(run)
     generator, total = step_generator(config.seed, run.step, run.accelerator.device), 0.0
     for part in range(config.accumulation):
         batch = batches(run.step * config.accumulation + part)
@@ -376,8 +388,7 @@ def train_step(
             value = loss(run.network, batch, generator) / config.accumulation
         total += value.item()  # waits for the forward pass only: a GPU has the way back to do while the next batch is made
         run.accelerator.backward(value)
-    if not math.isfinite(total):
-        raise ValueError(f"The loss became {total} at step {run.step}: lower the learning rate, or train in float32 (mixed_precision = 'no').")
+    check_finite(run, total)
     run.accelerator.clip_grad_norm_(run.network.parameters(), config.gradient_clip)
     run.optimizer.step()
     run.optimizer.zero_grad()
@@ -385,6 +396,20 @@ def train_step(
     run.step += 1
     run.history.losses.append(total)
     return total
+
+
+def set_learning_rate(run: Run) -> None:
+    "Give the optimizer the learning rate of this step."
+    rate = run.config.learning_rate * learning_rate_factor(run.step, run.progress, run.config.warmup, run.config.decay)
+    for group in run.optimizer.param_groups:
+        if isinstance(group["lr"], Tensor): group["lr"].fill_(rate)
+        else: group["lr"] = rate
+
+
+def check_finite(run: Run, loss: float) -> None:
+    "Raise ValueError when the loss is no longer a number."
+    if not math.isfinite(loss):
+        raise ValueError(f"The loss became {loss} at step {run.step}: lower the learning rate, or train in float32 (mixed_precision = 'no').")
 
 # %% ../nbs/20_training.ipynb #08c21bb4
 def save_run(
@@ -597,6 +622,55 @@ def ahead(
     finally:
         del coming  # ends the processes
 
+# %% ../nbs/20_training.ipynb #7387671e
+class RecordedStep:
+    "`train_step` for a GPU of Nvidia's, recorded as a CUDA graph: the same numbers, without waiting for Python."
+
+    def __init__(
+        self,
+        run: Run,  # on a GPU, started with `record`
+        loss: Callable[[nn.Module, object, torch.Generator], Tensor],  # as `train_step` takes; tensors of a batch keep their shapes
+        first: int = 3,  # steps taken as usual, so that everything is compiled and in its place
+    ):
+        self.run, self.loss, self.first, self.graph = run, loss, first, None
+        self.generator = torch.Generator(run.accelerator.device)
+        self.side = torch.cuda.Stream()  # a graph is not recorded on the stream that everyone uses
+
+    def __call__(self, batches: Callable[[int], object]) -> float:  # number -> a tuple of tensors; the loss
+        "One step. Raises ValueError when the loss is no longer a number."
+        run = self.run
+        if self.graph is None and self.first > 0:
+            self.first -= 1
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side): loss = train_step(run, self.loss, batches)
+            torch.cuda.current_stream().wait_stream(self.side)
+            return loss
+        set_learning_rate(run)
+        batch = [values.to(run.accelerator.device, non_blocking=True) for values in batches(run.step)]
+        if self.graph is None: self.record(batch)
+        for place, values in zip(self.batch, batch): place.copy_(values)
+        self.generator.manual_seed(step_seed(run.config.seed, run.step))
+        self.graph.replay()
+        run.ema.update(run.network)
+        loss = self.value.item()  # waits for the GPU
+        check_finite(run, loss)
+        run.step += 1
+        run.history.losses.append(loss)
+        return loss
+
+    def record(self, batch: list[Tensor]) -> None:
+        "Let the GPU note a whole step, without taking it."
+        run, self.batch, self.graph = self.run, [values.clone() for values in batch], torch.cuda.CUDAGraph()
+        self.graph.register_generator_state(self.generator)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self.graph, stream=self.side, capture_error_mode="thread_local"):
+            with run.accelerator.autocast():
+                self.value = self.loss(run.network, self.batch, self.generator)
+            run.accelerator.backward(self.value)
+            run.accelerator.clip_grad_norm_(run.network.parameters(), run.config.gradient_clip)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+
 # %% ../nbs/20_training.ipynb #d538e541
 def train(
     run: Run,  # started, perhaps resumed
@@ -612,11 +686,12 @@ def train(
         run.accelerator.init_trackers(name)
     try:
         first, workers = run.step * run.config.accumulation, run.config.workers if run.progress < 1 else 0
+        recorded = RecordedStep(run, loss) if run.config.record and run.accelerator.device.type == "cuda" else None
         with unbroken_steps() as stop_if_asked, ahead(batches, first, workers, run.accelerator.device.type == "cuda") as coming:
             while run.progress < 1:
                 stop_if_asked()
                 begun = time.perf_counter()
-                value = train_step(run, loss, coming)
+                value = recorded(coming) if recorded else train_step(run, loss, coming)
                 run.history.seconds += time.perf_counter() - begun  # before looking: the last step must know that it is the last
                 look(run, display, validate, sample)
                 log(run, value)
@@ -663,7 +738,7 @@ def log(
 ) -> None:
     "Tell TensorBoard, if it was asked for."
     if run.config.tensorboard:
-        values = {"loss": loss, "learning_rate": run.optimizer.param_groups[0]["lr"]}
+        values = {"loss": loss, "learning_rate": float(run.optimizer.param_groups[0]["lr"])}
         if run.history.validation:
             values["validation"] = run.history.validation[-1][1]
         run.accelerator.log(values, step=run.step)
