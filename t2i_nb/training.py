@@ -32,7 +32,7 @@ __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'step_seed', 'Shuffl
            'read_checkpoint', 'latest_checkpoint', 'check_device', 'best_precision', 'training_device',
            'make_accelerator', 'Run', 'start_run', 'train_step', 'set_learning_rate', 'check_finite', 'save_run',
            'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'Numbered',
-           'leave_interrupts_alone', 'ahead', 'RecordedStep', 'train', 'is_due', 'look', 'log']
+           'leave_interrupts_alone', 'ahead', 'RecordedStep', 'listed', 'train', 'is_due', 'look', 'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -636,7 +636,7 @@ class RecordedStep:
         self.generator = torch.Generator(run.accelerator.device)
         self.side = torch.cuda.Stream()  # a graph is not recorded on the stream that everyone uses
 
-    def __call__(self, batches: Callable[[int], object]) -> float:  # number -> a tuple of tensors; the loss
+    def __call__(self, batches: Callable[[int], object]) -> float:  # number -> a tensor or a tuple of tensors; the loss
         "One step. Raises ValueError when the loss is no longer a number."
         run = self.run
         if self.graph is None and self.first > 0:
@@ -646,9 +646,9 @@ class RecordedStep:
             torch.cuda.current_stream().wait_stream(self.side)
             return loss
         set_learning_rate(run)
-        batch = [values.to(run.accelerator.device, non_blocking=True) for values in batches(run.step)]
+        batch = batches(run.step)
         if self.graph is None: self.record(batch)
-        for place, values in zip(self.batch, batch): place.copy_(values)
+        for place, values in zip(listed(self.batch), listed(batch)): place.copy_(values, non_blocking=True)
         self.generator.manual_seed(step_seed(run.config.seed, run.step))
         self.graph.replay()
         run.ema.update(run.network)
@@ -658,9 +658,11 @@ class RecordedStep:
         run.history.losses.append(loss)
         return loss
 
-    def record(self, batch: list[Tensor]) -> None:
+    def record(self, batch) -> None:
         "Let the GPU note a whole step, without taking it."
-        run, self.batch, self.graph = self.run, [values.clone() for values in batch], torch.cuda.CUDAGraph()
+        run, self.graph = self.run, torch.cuda.CUDAGraph()
+        places = [torch.empty_like(values, device=run.accelerator.device) for values in listed(batch)]
+        self.batch = places[0] if isinstance(batch, Tensor) else places
         self.graph.register_generator_state(self.generator)
         torch.cuda.synchronize()
         with torch.cuda.graph(self.graph, stream=self.side, capture_error_mode="thread_local"):
@@ -670,6 +672,10 @@ class RecordedStep:
             run.accelerator.clip_grad_norm_(run.network.parameters(), run.config.gradient_clip)
             run.optimizer.step()
             run.optimizer.zero_grad()
+
+
+def listed(batch) -> list[Tensor]:
+    return [batch] if isinstance(batch, Tensor) else batch
 
 # %% ../nbs/20_training.ipynb #d538e541
 def train(
