@@ -5,6 +5,7 @@
 # %% ../nbs/25_recipe.ipynb #0e2530b8
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from .pipeline import WEIGHTS, TextToImage, check_whole, find_model, load_weight
 from .scenes import BARE, FULL, image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
-from .training import Shuffled, TrainingConfig, check_training_config, resume_run, start_run, step_generator, train, training_device
+from .training import Shuffled, TrainingConfig, check_device, check_training_config, resume_run, start_run, step_generator, train, training_device
 from .unet import UNet, UNetConfig, deepen, deeper_config, widen, wider_config
 from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
@@ -106,6 +107,7 @@ class Recipe:
     start: str | None = None  # a model to go on from, shipped or a folder: its networks, and their settings; None: fresh ones
     deepen: int | tuple | None = None  # residual blocks of each level that the UNet of that model gets; None: those that it has
     widen: tuple | None = None  # channels of each level that it gets; None: those that it has
+    new_size: int | None = None  # side of the pictures that it goes on with, in pixels; None: that which it has
     refine_vae: bool | str = False  # whether the VAE of that model is trained further, too; "decoder": only the half that draws, so that its latents stay as they are
     vae: VAEConfig = field(default_factory=default_vae)
     vae_training: TrainingConfig = field(default_factory=default_vae_training)
@@ -133,12 +135,14 @@ def override(settings, changes: dict, place: str):
 def like_start(
     recipe: Recipe,  # perhaps with a model to start from
 ) -> Recipe:  # its networks like that model's
-    "A recipe with the size and the configurations of the model that training starts from; only `deepen` and `widen` change them. Raises ValueError where it can't."
+    "A recipe with the size and the configurations of the model that training starts from; only `deepen`, `widen` and `new_size` change them. Raises ValueError where it can't."
     if not recipe.start:
         if recipe.deepen is not None:
             raise ValueError("deepen is for a model to go on from: name it with start, or set unet.layers_per_block.")
         if recipe.widen is not None:
             raise ValueError("widen is for a model to go on from: name it with start, or set unet.block_out_channels.")
+        if recipe.new_size is not None:
+            raise ValueError("new_size is for a model to go on from: name it with start, or set size.")
         if recipe.refine_vae:
             raise ValueError("refine_vae is for a model to go on from: name it with start.")
         return recipe
@@ -146,7 +150,10 @@ def like_start(
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
     unet = deeper_config(model.unet.config, recipe.deepen) if recipe.deepen is not None else model.unet.config
     unet = wider_config(unet, recipe.widen) if recipe.widen is not None else unet
-    return replace(recipe, start=start, size=model.size, vae=model.vae.config, text=model.text_encoder.config, unet=unet, schedule=model.schedule_config)
+    if recipe.new_size is not None: check_whole("new_size", recipe.new_size, 1)
+    size = recipe.new_size or model.size
+    unet = replace(unet, sample_size=size // model.vae.downsampling)
+    return replace(recipe, start=start, size=size, vae=model.vae.config, text=model.text_encoder.config, unet=unet, schedule=model.schedule_config)
 
 # %% ../nbs/25_recipe.ipynb #7acc4d6f
 def read_recipe(
@@ -435,7 +442,8 @@ def resident(
 ) -> Callable[[int], tuple[Tensor, Tensor]]:  # number -> latents, token ids
     "What `tokenized` gives, for a GPU: all latents and all token ids are put there once, and a batch is a look into them."
     data, texts = batches.dataset, {"": 0}
-    latents = torch.cat([torch.from_numpy(np.array(array)).to(device) for array in data.arrays])  # half precision [n, c, h, w]
+    latents = torch.empty(len(data), *data.shape, dtype=torch.float16, device=device)
+    for start, array in zip(data.starts, data.arrays): latents[start:start + len(array)] = torch.from_numpy(np.array(array)).to(device)
     for options in data.captions:
         for text in options: texts.setdefault(text, len(texts))
     names = [*texts]
@@ -507,11 +515,12 @@ def train_diffusion(
     if training_device(device).type == "cuda":
         networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
     on_gpu = training_device(device).type == "cuda"
-    run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1, workers=0 if on_gpu else recipe.training.workers), folder / "training" / "diffusion", device)
+    fits = on_gpu and 2 * len(latents) * math.prod(latents.shape) < torch.cuda.mem_get_info()[0] / 2  # in half precision, and room for the rest
+    run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1, workers=0 if fits else recipe.training.workers), folder / "training" / "diffusion", device)
     if resume:
         resume_run(run, say)
     device, batches = run.accelerator.device, LatentBatches(latents, recipe.training.batch_size, recipe.caption_dropout, recipe.seed, recipe.twice)
-    batches = resident(batches, tokenizer, device) if on_gpu else tokenized(batches, tokenizer)
+    batches = resident(batches, tokenizer, device) if fits else tokenized(batches, tokenizer)
     schedule = schedule.to(device) if on_gpu else schedule
     model = TextToImage(networks["unet"], vae, networks["text_encoder"], tokenizer, recipe.schedule)
     fixed = held_out[0], tokenizer(held_out[1])
@@ -590,6 +599,7 @@ def train_text_to_image(
 ) -> TextToImage:
     "Train all three networks, from nothing or from a model: VAE, latents, then text encoder and UNet."
     folder = Path(folder)
+    check_device(device)
     open_folder(folder, recipe if resume else check_recipe(like_start(recipe)), resume)
     recipe = kept_recipe(folder)
     start = TextToImage.from_pretrained(recipe.start, "cpu") if recipe.start else None

@@ -32,7 +32,7 @@ __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'step_seed', 'Shuffl
            'read_checkpoint', 'latest_checkpoint', 'check_device', 'best_precision', 'training_device',
            'make_accelerator', 'Run', 'start_run', 'train_step', 'set_learning_rate', 'check_finite', 'save_run',
            'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'Numbered',
-           'leave_interrupts_alone', 'ahead', 'RecordedStep', 'listed', 'train', 'is_due', 'look', 'log']
+           'leave_interrupts_alone', 'ahead', 'RecordedStep', 'listed', 'kind', 'train', 'is_due', 'look', 'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -157,6 +157,8 @@ def check_training_config(
         raise ValueError(f"decay is {config.decay!r}, but is a share of the run: give a number from 0 to 1.")
     if config.optimizer not in ("adamw", "muon"):
         raise ValueError(f"optimizer is {config.optimizer!r}, but must be 'adamw' or 'muon'.")
+    if not isinstance(config.record, bool):
+        raise ValueError(f"record is {config.record!r}, but must be true or false.")
     if config.record and (config.optimizer != "adamw" or config.accumulation != 1):
         raise ValueError("record works with the optimizer 'adamw' and without accumulation: leave it out, or change these.")
     if config.mixed_precision not in ("no", "bf16", "auto"):
@@ -368,7 +370,7 @@ def start_run(
         optimizer = Muon(network, **settings, precision=precision)
     else:
         recorded = config.record and accelerator.device.type == "cuda"  # then rate and step counts must be where the GPU can change them
-        rate = torch.tensor(config.learning_rate, device=accelerator.device) if recorded else config.learning_rate
+        rate = torch.tensor(config.learning_rate, dtype=torch.float32, device=accelerator.device) if recorded else config.learning_rate
         optimizer = torch.optim.AdamW(network.parameters(), **{**settings, "lr": rate}, fused=True, capturable=recorded)
     return Run(network, config, accelerator, accelerator.prepare(optimizer), EMA(network, config.ema_decay), folder)
 
@@ -439,7 +441,7 @@ def resume_run(
         for name in ("seed", "batch_size", "accumulation", "optimizer"):
             if before[name] != getattr(run.config, name):
                 raise ValueError(f"This run was started with {name} = {before[name]}: it can't go on with {getattr(run.config, name)}.")
-        run.ema.average = {name: value.to(run.accelerator.device) for name, value in tensors["ema"].items()}
+        for name, value in tensors["ema"].items(): run.ema.average[name].copy_(value)  # in place: the order in memory stays that of the weights
         restore_optimizer(run.optimizer, tensors["optimizer"])
         run.ema.updates, run.step, run.history = state["ema_updates"], state["step"], History(**state["history"])
     return run.step
@@ -624,7 +626,7 @@ def ahead(
 
 # %% ../nbs/20_training.ipynb #7387671e
 class RecordedStep:
-    "`train_step` for a GPU of Nvidia's, recorded as a CUDA graph: the same numbers, without waiting for Python."
+    "`train_step` for a GPU of Nvidia's, recorded as a CUDA graph: the same numbers, without waiting for Python. The loss must not look at values (`item`), nor fetch any from the CPU."
 
     def __init__(
         self,
@@ -637,7 +639,7 @@ class RecordedStep:
         self.side = torch.cuda.Stream()  # a graph is not recorded on the stream that everyone uses
 
     def __call__(self, batches: Callable[[int], object]) -> float:  # number -> a tensor or a tuple of tensors; the loss
-        "One step. Raises ValueError when the loss is no longer a number."
+        "One step. Raises ValueError when the loss is no longer a number; by then the weights are spoilt, and the run goes on from its checkpoint."
         run = self.run
         if self.graph is None and self.first > 0:
             self.first -= 1
@@ -648,6 +650,8 @@ class RecordedStep:
         set_learning_rate(run)
         batch = batches(run.step)
         if self.graph is None: self.record(batch)
+        if [kind(values) for values in listed(batch)] != [kind(place) for place in listed(self.batch)]:
+            raise ValueError("A recorded step takes batches of one size and type: set record = false, or make them alike.")
         for place, values in zip(listed(self.batch), listed(batch)): place.copy_(values, non_blocking=True)
         self.generator.manual_seed(step_seed(run.config.seed, run.step))
         self.graph.replay()
@@ -660,22 +664,27 @@ class RecordedStep:
 
     def record(self, batch) -> None:
         "Let the GPU note a whole step, without taking it."
-        run, self.graph = self.run, torch.cuda.CUDAGraph()
+        run, graph = self.run, torch.cuda.CUDAGraph()
         places = [torch.empty_like(values, device=run.accelerator.device) for values in listed(batch)]
         self.batch = places[0] if isinstance(batch, Tensor) else places
-        self.graph.register_generator_state(self.generator)
+        graph.register_generator_state(self.generator)
         torch.cuda.synchronize()
-        with torch.cuda.graph(self.graph, stream=self.side, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"):
             with run.accelerator.autocast():
                 self.value = self.loss(run.network, self.batch, self.generator)
             run.accelerator.backward(self.value)
             run.accelerator.clip_grad_norm_(run.network.parameters(), run.config.gradient_clip)
             run.optimizer.step()
             run.optimizer.zero_grad()
+        self.graph = graph
 
 
 def listed(batch) -> list[Tensor]:
-    return [batch] if isinstance(batch, Tensor) else batch
+    return [batch] if isinstance(batch, Tensor) else list(batch)
+
+
+def kind(values: Tensor) -> tuple:
+    return values.shape, values.dtype
 
 # %% ../nbs/20_training.ipynb #d538e541
 def train(
@@ -704,6 +713,7 @@ def train(
                 display.update(run, value)
                 if is_due(run, run.config.checkpoint_every):
                     save_run(run)
+            stop_if_asked()  # also in the last step
     except KeyboardInterrupt:
         saved = save_run(run)
         display.bar.write(f"Stopped at step {run.step}." + (f" The checkpoint {saved} is there to go on from." if saved else ""))
