@@ -29,7 +29,7 @@ from .scenes import caption, sample_scene
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'Request', 'Limits', 'Update', 'Result', 'check_request', 'draw', 'draw_steps', 'compare', 'Controller',
-           'Edit', 'random_sentence', 'enlarged', 'save_picture']
+           'enlarged', 'reduced', 'Edit', 'random_sentence', 'save_picture']
 
 # %% ../nbs/38_controller.ipynb #2579880e
 @dataclass(frozen=True)
@@ -226,6 +226,24 @@ class Controller:
 
     check, draw, compare = check_request, draw, compare  # functions of a controller: as methods, `controller` is self
 
+# %% ../nbs/38_controller.ipynb #bc39753b
+def enlarged(
+    picture: Image.Image,
+    side: int,  # about how wide it shall be
+) -> Image.Image:
+    "A picture enlarged by a whole number, without blur; as it is, where it is wide enough."
+    factor = max(1, round(side / picture.width))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def reduced(
+    picture: Image.Image,
+    side: int,  # how wide it may have been
+) -> Image.Image:
+    "The way back from `enlarged`, to the very pixels; any other picture as it is."
+    small = picture.resize((side, side), Image.Resampling.NEAREST)
+    return small if enlarged(small, picture.width).tobytes() == picture.tobytes() else picture
+
 # %% ../nbs/38_controller.ipynb #c0a73b24
 @dataclass(frozen=True)
 class Edit(Request):
@@ -244,7 +262,7 @@ class Edit(Request):
         except FileNotFoundError as problem: raise ValueError(str(problem)) from None
         if mask is not None:  # as small as the model's own pictures: a large one would be held, and prepared again for each preview
             mask = Image.fromarray((255 * open_mask(model, mask, picture)[0, 0]).byte().cpu().numpy())
-        return replace(self, picture=to_pictures(prepare_image(picture, model.size)[None])[0], mask=mask)
+        return replace(self, picture=to_pictures(prepare_image(reduced(picture, model.size), model.size)[None])[0], mask=mask)
 
     def code(self) -> str:
         "The line of Python that draws the same, with the picture in a file."
@@ -274,15 +292,6 @@ def random_sentence(
 ) -> str:
     "A sentence of the grammar about some scene."
     return caption(sample_scene(random.randrange(1_000_000)), random)
-
-
-def enlarged(
-    picture: Image.Image,
-    side: int,  # about how wide it shall be
-) -> Image.Image:
-    "A picture enlarged by a whole number, without blur; as it is, where it is wide enough."
-    factor = max(1, round(side / picture.width))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def save_picture(
