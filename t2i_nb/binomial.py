@@ -11,6 +11,8 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from .pipeline import check_whole
+
 # %% auto #0
 __all__ = ['binomial_betas', 'kept_share', 'binomial_q_sample', 'binomial_posterior', 'binomial_reverse', 'binomial_bound']
 
@@ -19,8 +21,7 @@ def binomial_betas(
     steps: int,  # T
 ) -> Tensor:  # float64 [steps]
     "Chances that a bit is thrown anew; each step forgets the same share of the whole, 1 / T. (Sohl-Dickstein et al. 2015, section 2.4.1)"
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}, but must be a whole number, at least 1.")
+    check_whole("steps", steps, 1)
     return 1 / (steps - torch.arange(steps, dtype=torch.float64))
 
 

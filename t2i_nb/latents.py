@@ -190,15 +190,16 @@ class LatentBatches:
     def __len__(self) -> int:
         return self.order.per_epoch
 
-    def chosen(self, number: int) -> tuple[list[int], list[int | None]]:
-        "Which pictures make a batch, and which caption of each; None is the empty one."
+    def chosen(self, number: int) -> tuple[list[int], list[str]]:
+        "Which pictures make a batch, and the caption of each."
         indices = [self.indices[place] for place in self.order(number).tolist()]
         draws = torch.rand(len(indices), 2, generator=step_generator(self.seed, number), dtype=torch.float64).tolist()
-        return indices, [None if drop < self.caption_dropout else int(pick * len(self.dataset.captions[index])) for index, (drop, pick) in zip(indices, draws)]
+        options = [self.dataset.captions[index] for index in indices]
+        return indices, ["" if drop < self.caption_dropout else texts[int(pick * len(texts))] for texts, (drop, pick) in zip(options, draws)]
 
     def __call__(self, number: int) -> tuple[Tensor, list[str]]:
-        indices, picks = self.chosen(number)
-        return self.dataset.latents(indices), ["" if pick is None else self.dataset.captions[index][pick] for index, pick in zip(indices, picks)]
+        indices, captions = self.chosen(number)
+        return self.dataset.latents(indices), captions
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
         return (self(number) for number in range(len(self)))

@@ -137,14 +137,9 @@ def like_start(
 ) -> Recipe:  # its networks like that model's
     "A recipe with the size and the configurations of the model that training starts from; only `deepen`, `widen` and `new_size` change them. Raises ValueError where it can't."
     if not recipe.start:
-        if recipe.deepen is not None:
-            raise ValueError("deepen is for a model to go on from: name it with start, or set unet.layers_per_block.")
-        if recipe.widen is not None:
-            raise ValueError("widen is for a model to go on from: name it with start, or set unet.block_out_channels.")
-        if recipe.new_size is not None:
-            raise ValueError("new_size is for a model to go on from: name it with start, or set size.")
-        if recipe.refine_vae:
-            raise ValueError("refine_vae is for a model to go on from: name it with start.")
+        for name, otherwise in (("deepen", ", or set unet.layers_per_block"), ("widen", ", or set unet.block_out_channels"), ("new_size", ", or set size"), ("refine_vae", "")):
+            if getattr(recipe, name) not in (getattr(Recipe, name), None):
+                raise ValueError(f"{name} is for a model to go on from: name it with start{otherwise}.")
         return recipe
     path, model = find_model(recipe.start), TextToImage.from_pretrained(recipe.start, "cpu")
     start = recipe.start if path.parent == WEIGHTS else str(path.resolve())  # a run may be resumed from another folder
@@ -450,9 +445,8 @@ def resident(
     ids = torch.cat([tokenizer(part).to(device, torch.int32) for part in (names[start:start + 10_000] for start in range(0, len(names), 10_000))])  # [different texts, m]
 
     def batch(number):
-        indices, picks = batches.chosen(number)
-        rows = [0 if pick is None else texts[data.captions[index][pick]] for index, pick in zip(indices, picks)]
-        indices, rows = torch.tensor([indices, rows]).to(device)
+        indices, captions = batches.chosen(number)
+        indices, rows = torch.tensor([indices, [texts[caption] for caption in captions]]).to(device)
         return latents[indices].float(), ids[rows].long()
     return batch
 
@@ -512,9 +506,9 @@ def train_diffusion(
     tokenizer = build_tokenizer(latents.captions, recipe.text.max_position_embeddings, start)
     networks, schedule = build_networks(recipe, tokenizer, start), Schedule.from_config(recipe.schedule)
     train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say)
-    if training_device(device).type == "cuda":
-        networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
     on_gpu = training_device(device).type == "cuda"
+    if on_gpu:
+        networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
     fits = on_gpu and 2 * len(latents) * math.prod(latents.shape) < torch.cuda.mem_get_info()[0] / 2  # in half precision, and room for the rest
     run = start_run(networks, replace(recipe.training, seed=recipe.seed + 1, workers=0 if fits else recipe.training.workers), folder / "training" / "diffusion", device)
     if resume:

@@ -30,9 +30,10 @@ from torch.utils.data import DataLoader
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'step_seed', 'Shuffled', 'TrainingConfig', 'check_training_config',
            'History', 'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint',
            'read_checkpoint', 'latest_checkpoint', 'check_device', 'best_precision', 'training_device',
-           'make_accelerator', 'Run', 'start_run', 'train_step', 'set_learning_rate', 'check_finite', 'save_run',
-           'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display', 'in_notebook', 'unbroken_steps', 'Numbered',
-           'leave_interrupts_alone', 'ahead', 'RecordedStep', 'listed', 'kind', 'train', 'is_due', 'look', 'log']
+           'make_accelerator', 'Run', 'is_recorded', 'start_run', 'train_step', 'set_learning_rate', 'apply_gradients',
+           'check_finite', 'save_run', 'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display', 'in_notebook',
+           'unbroken_steps', 'Numbered', 'leave_interrupts_alone', 'ahead', 'RecordedStep', 'train', 'is_due', 'look',
+           'log']
 
 # %% ../nbs/20_training.ipynb #9fd15fba
 def learning_rate_factor(
@@ -348,6 +349,11 @@ class Run:
         return min(1.0, self.step / self.config.steps)
 
 # %% ../nbs/20_training.ipynb #0588c69d
+def is_recorded(config: TrainingConfig, device: torch.device) -> bool:
+    "Whether steps are recorded: only a GPU of Nvidia's can."
+    return config.record and device.type == "cuda"
+
+
 def start_run(
     network: nn.Module,  # whatever the loss calls
     config: TrainingConfig,  # how long, how fast
@@ -369,7 +375,7 @@ def start_run(
     if config.optimizer == "muon":
         optimizer = Muon(network, **settings, precision=precision)
     else:
-        recorded = config.record and accelerator.device.type == "cuda"  # then rate and step counts must be where the GPU can change them
+        recorded = is_recorded(config, accelerator.device)  # then rate and step counts must be where the GPU can change them
         rate = torch.tensor(config.learning_rate, dtype=torch.float32, device=accelerator.device) if recorded else config.learning_rate
         optimizer = torch.optim.AdamW(network.parameters(), **{**settings, "lr": rate}, fused=True, capturable=recorded)
     return Run(network, config, accelerator, accelerator.prepare(optimizer), EMA(network, config.ema_decay), folder)
@@ -391,9 +397,7 @@ def train_step(
         total += value.item()  # waits for the forward pass only: a GPU has the way back to do while the next batch is made
         run.accelerator.backward(value)
     check_finite(run, total)
-    run.accelerator.clip_grad_norm_(run.network.parameters(), config.gradient_clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
+    apply_gradients(run)
     run.ema.update(run.network)
     run.step += 1
     run.history.losses.append(total)
@@ -406,6 +410,13 @@ def set_learning_rate(run: Run) -> None:
     for group in run.optimizer.param_groups:
         if isinstance(group["lr"], Tensor): group["lr"].fill_(rate)
         else: group["lr"] = rate
+
+
+def apply_gradients(run: Run) -> None:
+    "Shorten the gradient where it is too long, and let the optimizer use it up."
+    run.accelerator.clip_grad_norm_(run.network.parameters(), run.config.gradient_clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
 
 
 def check_finite(run: Run, loss: float) -> None:
@@ -650,9 +661,9 @@ class RecordedStep:
         set_learning_rate(run)
         batch = batches(run.step)
         if self.graph is None: self.record(batch)
-        if [kind(values) for values in listed(batch)] != [kind(place) for place in listed(self.batch)]:
+        if [(values.shape, values.dtype) for values in _listed(batch)] != [(place.shape, place.dtype) for place in self.places]:
             raise ValueError("A recorded step takes batches of one size and type: set record = false, or make them alike.")
-        for place, values in zip(listed(self.batch), listed(batch)): place.copy_(values, non_blocking=True)
+        for place, values in zip(self.places, _listed(batch)): place.copy_(values, non_blocking=True)
         self.generator.manual_seed(step_seed(run.config.seed, run.step))
         self.graph.replay()
         run.ema.update(run.network)
@@ -665,26 +676,20 @@ class RecordedStep:
     def record(self, batch) -> None:
         "Let the GPU note a whole step, without taking it."
         run, graph = self.run, torch.cuda.CUDAGraph()
-        places = [torch.empty_like(values, device=run.accelerator.device) for values in listed(batch)]
-        self.batch = places[0] if isinstance(batch, Tensor) else places
+        self.places = [torch.empty_like(values, device=run.accelerator.device) for values in _listed(batch)]
+        batch = self.places[0] if isinstance(batch, Tensor) else self.places
         graph.register_generator_state(self.generator)
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"):
             with run.accelerator.autocast():
-                self.value = self.loss(run.network, self.batch, self.generator)
+                self.value = self.loss(run.network, batch, self.generator)
             run.accelerator.backward(self.value)
-            run.accelerator.clip_grad_norm_(run.network.parameters(), run.config.gradient_clip)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
+            apply_gradients(run)
         self.graph = graph
 
 
-def listed(batch) -> list[Tensor]:
+def _listed(batch) -> list[Tensor]:
     return [batch] if isinstance(batch, Tensor) else list(batch)
-
-
-def kind(values: Tensor) -> tuple:
-    return values.shape, values.dtype
 
 # %% ../nbs/20_training.ipynb #d538e541
 def train(
@@ -701,7 +706,7 @@ def train(
         run.accelerator.init_trackers(name)
     try:
         first, workers = run.step * run.config.accumulation, run.config.workers if run.progress < 1 else 0
-        recorded = RecordedStep(run, loss) if run.config.record and run.accelerator.device.type == "cuda" else None
+        recorded = RecordedStep(run, loss) if is_recorded(run.config, run.accelerator.device) else None
         with unbroken_steps() as stop_if_asked, ahead(batches, first, workers, run.accelerator.device.type == "cuda") as coming:
             while run.progress < 1:
                 stop_if_asked()
