@@ -121,12 +121,12 @@ def levels(
 # %% ../nbs/04_samplers.ipynb #1dd41160
 def between(
     v: Tensor,  # what the network says, in [-1, 1] [n, ...]
-    small: float,  # the posterior's variance, right if the data were a single point
-    large: float,  # beta, right if the data were noise
+    small: float | Tensor,  # the posterior's variance, right if the data were a single point
+    large: float | Tensor,  # beta, right if the data were noise
 ) -> Tensor:  # variances [n, ...]
     "The variance between the two bounds, on a logarithmic scale. (Improved DDPM, eq. 15)"
-    share = (v + 1) / 2
-    return torch.exp(share * math.log(large) + (1 - share) * math.log(small))
+    share, log = (v + 1) / 2, lambda bound: bound.log() if isinstance(bound, Tensor) else math.log(bound)
+    return torch.exp(share * log(large) + (1 - share) * log(small))
 
 # %% ../nbs/04_samplers.ipynb #984c6d99
 def ddpm(
