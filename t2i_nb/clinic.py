@@ -12,7 +12,7 @@ from typing import Callable, NamedTuple, Sequence
 import torch
 from torch import Tensor, nn
 
-from .diffusion import to_x0, training_target
+from .diffusion import q_sample, to_x0, training_target
 from .schedules import Schedule
 
 # %% auto #0
@@ -49,8 +49,7 @@ def ask(
     g = torch.Generator().manual_seed(0)
     t = torch.randint(schedule.steps, (len(latents),), generator=g) if t is None else t
     noise = torch.randn(latents.shape, generator=g).to(latents)
-    signal, amount = (table.to(latents.dtype).to(latents.device)[t.cpu()].view(-1, *[1] * (latents.ndim - 1)) for table in (schedule.signal.cpu(), schedule.noise.cpu()))
-    x_t = signal * latents + amount * noise
+    x_t = q_sample(latents, t, noise, schedule)
     with torch.no_grad():
         return t, noise, x_t, model(x_t, t.to(latents.device), captions)
 

@@ -20,9 +20,10 @@ from .latents import LatentBatches, read_batch
 from .layers import attend
 from .pipeline import check_prompt, check_whole, load_weights
 from .recipe import spread, tokenized, write_part
+from .samplers import combine
 from .scenes import parse
 from .text import EncoderLayer, TextConfig, Tokenizer, read_json
-from .training import TrainingConfig, resume_run, start_run, train
+from .training import TrainingConfig, check_unused, resume_run, start_run, train
 from .vq import VQModel, load_vq
 
 # %% auto #0
@@ -151,7 +152,7 @@ def guided(
     "Away from the empty sentence, towards the sentence. (Ho and Salimans 2022, eq. 6, on logits)"
     if guidance == 1: return logits
     told, untold = logits.chunk(2)
-    return untold + guidance * (told - untold)
+    return combine(untold, told, guidance)
 
 
 def with_empty(words: Tensor, empty: Tensor | None, guidance: float) -> Tensor:  # [n, m] -> [n, m] or [2n, m]
@@ -237,7 +238,7 @@ def train_codes(
     folder, (side, other) = Path(folder), data.codes.shape[1:]
     if (side, other) != (config.side,) * 2 or data.codes.max() >= config.codes or len(tokenizer.vocabulary) != config.vocab_size or tokenizer.max_length != config.text_length:
         raise ValueError(f"This transformer is for pages of {config.side} x {config.side} out of {config.codes} codes and sentences of {config.text_length} out of {config.vocab_size} words: make it with the settings of your data.")
-    if (folder / "training" / "codes").exists() and not resume: raise ValueError(f"There is a training in {folder}: go on with it (resume=True), or choose another folder.")
+    check_unused(folder, resume, "codes")
     torch.manual_seed(training.seed)
     run = start_run(CodeTransformer(config), training, folder / "training" / "codes", device)
     if resume: resume_run(run, say)

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from .latents import decode
 from .layers import Downsample, ResnetBlock, Upsample
-from .pipeline import WEIGHTS, check_prompt, choose_settings, load_weights, save_weights
+from .pipeline import check_prompt, choose_settings, load_weights, placed, save_weights
 from .scenes import (COLORS, EYE, KEYS, LIGHT_WORDS, LIGHTS, MATERIALS, MIDDLE, RELATIONS, SHAPES, SIZES, TANGENT, TARGET, Demands, Object,
                            Scene, listed, parse, phrase, relation, render, sample_scenes, satisfies, unit)
 from .text import read_json, write_json
-from .training import Shuffled, TrainingConfig, check_device, resume_run, start_run, step_generator, train
+from .training import Shuffled, TrainingConfig, check_device, check_unused, resume_run, start_run, step_generator, train
 
 # %% auto #0
 __all__ = ['CELLS', 'CHOICES', 'TURNS', 'ROUNDS', 'NOWHERE', 'CATEGORIES', 'project', 'middles', 'at_64', 'Judge', 'Truth',
@@ -203,7 +203,7 @@ def train_judge(
 ) -> Judge:
     "Train a judge on spoilt renders of scenes, and write it. Raises ValueError where there is another training in the folder."
     config, folder = config or judge_training(), Path(folder)
-    if (folder / "training").exists() and not resume: raise ValueError(f"There is a training in {folder}: go on with it (resume=True), or choose another folder.")
+    check_unused(folder, resume)
     if count < 3: raise ValueError(f"count is {count}, but a judge needs some scenes to learn from.")
     scenes = sample_scenes(range(count - count // 3), "train") + sample_scenes(range(count // 3), "heldout")
     torch.manual_seed(config.seed)
@@ -233,7 +233,7 @@ def load_judge(
 ) -> Judge:  # ready to read
     "A trained judge. Raises FileNotFoundError or ValueError, in one sentence, where there is none."
     check_device(device)
-    found = next((place for place in (Path(folder), WEIGHTS / str(folder)) if (place / "config.json").is_file()), None)
+    found = placed(folder, "config.json")
     if found is None: raise FileNotFoundError(f"There is no judge in {folder}: train one with train_judge, or use the shipped one, judge.")
     config = read_json(found / "config.json")
     if set(config) != {"widths"} or len(config["widths"]) != 3 or any(type(width) is not int or width < 8 or width % 8 for width in config["widths"]):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion import diffusion_loss, to_x0
+from .likelihood import bound_terms
 from .pipeline import check_whole
-from .pixels import Objective, answer, bound_terms
+from .pixels import Objective, answer, even_steps
 from .schedules import Schedule
 
 # %% auto #0
@@ -23,8 +24,7 @@ def hybrid_objective(
 ) -> Objective:  # for a network that also says a variance
     "The simple loss for the noise, and a little of the bound for the variance alone. (Improved DDPM, eq. 16)"
     def loss(network: nn.Module, x0: Tensor, generator: torch.Generator) -> Tensor:
-        x0 = x0.to(generator.device)
-        t = torch.randint(schedule.steps, (len(x0),), generator=generator, device=x0.device)
+        t = even_steps(len(x0), schedule, generator)
         noise, x_t, epsilon, says = answer(network, x0, t, schedule, generator)
         terms = bound_terms(x0, x_t, t, to_x0(epsilon.detach(), x_t, t, schedule, "epsilon"), schedule, "learned_range", says)
         return diffusion_loss(epsilon, noise) + weight * schedule.steps * terms.mean()
@@ -78,8 +78,8 @@ def learned_bound_objective(
 ) -> Objective:  # for a network that also says a variance
     "The variational bound with a learned variance, in bits per dimension. (Improved DDPM, section 3.3)"
     def loss(network: nn.Module, x0: Tensor, generator: torch.Generator) -> Tensor:
-        x0, drawn = x0.to(generator.device), sampler is not None and torch.is_grad_enabled()
-        t, weight = sampler.draw(len(x0), generator) if drawn else (torch.randint(schedule.steps, (len(x0),), generator=generator, device=x0.device), 1.0)
+        drawn = sampler is not None and torch.is_grad_enabled()
+        t, weight = sampler.draw(len(x0), generator) if drawn else (even_steps(len(x0), schedule, generator), 1.0)
         _, x_t, epsilon, says = answer(network, x0, t, schedule, generator)
         terms = schedule.steps * bound_terms(x0, x_t, t, to_x0(epsilon, x_t, t, schedule, "epsilon"), schedule, "learned_range", says)
         if drawn: sampler.update(t, terms)

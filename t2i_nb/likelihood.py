@@ -11,12 +11,12 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from .diffusion import q_posterior, q_sample
+from .diffusion import _at, q_posterior, q_sample
 from .samplers import between
 from .schedules import Schedule
 
 # %% auto #0
-__all__ = ['normal_kl', 'pixel_log_likelihood', 'Bound', 'step_variance', 'variational_bound', 'rate_distortion']
+__all__ = ['normal_kl', 'pixel_log_likelihood', 'Bound', 'step_variance', 'bound_terms', 'variational_bound', 'rate_distortion']
 
 # %% ../nbs/06_likelihood.ipynb #4f3362f4
 def normal_kl(
@@ -55,20 +55,44 @@ class Bound(NamedTuple):
 # %% ../nbs/06_likelihood.ipynb #32f1508e
 def step_variance(
     schedule: Schedule,
-    step: int,
+    t: Tensor,  # time steps [n]
     variance: str,  # as in `ddpm`
     says: Tensor | None,  # the network's word on it
-    like: Tensor,  # its type and device
+    like: Tensor,  # its type and device [n, ...]
     pixels: bool,  # what the last message is
 ) -> Tensor:  # to broadcast over `like`
     "The variance of the model's step. The posterior's is 0 at time step 0: there that of step 1 stands in for pixels (as in OpenAI's code), and beta for densities."
-    _, small = q_posterior(like, like, torch.full((len(like),), max(step, 1)), schedule)  # [n, 1, ...]
     if variance == "learned":
         if not (says > 0).all(): raise ValueError("The network says a variance that is not above 0.")
         return says
-    if variance == "learned_range": return between(says, small.flatten()[0].item(), schedule.betas[step].item())
-    large = torch.full_like(small, schedule.betas[step].item())
-    return large if (variance == "fixed_large" if step else not pixels) else small
+    _, small = q_posterior(like, like, t.clamp(min=1), schedule)  # [n, 1, ...]
+    large = _at(schedule.betas, t, like)
+    if variance == "learned_range": return between(says, small, large)
+    last = (t == 0).to(like.device).view(small.shape)
+    return torch.where(last, small if pixels else large, large if variance == "fixed_large" else small)
+
+# %% ../nbs/06_likelihood.ipynb #47dca676
+def bound_terms(
+    x0: Tensor,  # samples [n, ...]
+    x_t: Tensor,  # the same with noise [n, ...]
+    t: Tensor,  # time steps [n]
+    predicted: Tensor,  # the model's x_0 [n, ...]
+    schedule: Schedule,
+    variance: str = "fixed_small",  # of the model's steps, as in `ddpm`
+    says: Tensor | None = None,  # the network's word on it, where it is learned [n, ...]
+    pixels: bool = True,  # as in `variational_bound`
+) -> Tensor:  # bits per dimension [n]
+    "The terms of the variational bound at one time step for each sample, with gradients. Raises ValueError for another variance, or without the network's word on a learned one. (DDPM, eq. 5; Improved DDPM, eq. 4 to 6)"
+    if variance not in ("fixed_small", "fixed_large", "learned_range", "learned") or (says is None) == variance.startswith("learned"):
+        raise ValueError(f"variance is {variance!r}; choose fixed_small or fixed_large, or learned_range or learned and say what the network says.")
+    true_mean, true_variance = q_posterior(x0, x_t, t, schedule)
+    mean, _ = q_posterior(predicted, x_t, t, schedule)
+    width = step_variance(schedule, t, variance, says, x_t, pixels).expand_as(x_t)
+    cost, last = torch.zeros_like(x0), (t == 0).to(x0.device)
+    cost[~last] = normal_kl(true_mean[~last], true_variance[~last], mean[~last], width[~last])
+    x, middle, wide = x0[last], mean[last], width[last]
+    cost[last] = -pixel_log_likelihood(x, middle, wide) if pixels else 0.5 * ((x - middle).square() / wide + torch.log(2 * math.pi * wide))
+    return cost.flatten(1).mean(1) / math.log(2)
 
 # %% ../nbs/06_likelihood.ipynb #6dcda563
 @torch.no_grad()
@@ -88,7 +112,6 @@ def variational_bound(
     levels = (x0 + 1) * 127.5
     if pixels and ((levels - levels.round()).abs().max() > 0.01 or x0.abs().max() > 1.0001):
         raise ValueError("The samples are not pixels of 8 bits scaled to [-1, 1]: round them to whole levels, or say pixels=False.")
-    per_dimension = lambda nats: nats.flatten(1).mean(1) / math.log(2)  # [n]
     terms, errors = [], []
     for step in range(schedule.steps):
         t = torch.full((len(x0),), step, device=x0.device)
@@ -98,17 +121,11 @@ def variational_bound(
         if isinstance(answer, tuple) != variance.startswith("learned"):
             raise ValueError("A learned variance needs a denoiser made with learned=True, and a fixed one a denoiser without it.")
         predicted, says = answer if isinstance(answer, tuple) else (answer, None)
-        true_mean, true_variance = q_posterior(x0, x, t, schedule)
-        mean, _ = q_posterior(predicted, x, t, schedule)
-        width = step_variance(schedule, step, variance, says, x, pixels)
-        if step > 0: cost = normal_kl(true_mean, true_variance, mean, width)
-        elif pixels: cost = -pixel_log_likelihood(x0, mean, width)
-        else: cost = 0.5 * ((x0 - mean).square() / width + torch.log(2 * math.pi * width))
-        terms.append(per_dimension(cost))
+        terms.append(bound_terms(x0, x, t, predicted, schedule, variance, says, pixels))
         errors.append((predicted - x0).square().flatten(1).mean(1))
     last = schedule.alphas_bar[-1].item()
-    prior = per_dimension(normal_kl(math.sqrt(last) * x0, torch.full_like(x0, 1 - last), torch.zeros_like(x0), torch.ones_like(x0)))
-    return Bound(prior, torch.stack(terms), torch.stack(errors))
+    prior = normal_kl(math.sqrt(last) * x0, torch.full_like(x0, 1 - last), torch.zeros_like(x0), torch.ones_like(x0))
+    return Bound(prior.flatten(1).mean(1) / math.log(2), torch.stack(terms), torch.stack(errors))
 
 # %% ../nbs/06_likelihood.ipynb #b6b72eb4
 def rate_distortion(

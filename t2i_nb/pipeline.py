@@ -28,7 +28,7 @@ from .unet import UNet, UNetConfig
 from .vae import VAE, VAEConfig
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'find_model', 'download', 'predict',
+__all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'placed', 'find_model', 'download', 'predict',
            'check_prompt', 'suggest', 'check_whole', 'check_settings', 'encode_prompts', 'text_denoiser',
            'visited_steps', 'first_sample', 'guidance_end', 'ddim_end', 'run_sampler', 'sample_latents',
            'choose_settings', 'check_prompts', 'generate', 'TextToImage', 'load_model', 'check_parts', 'check_index',
@@ -84,13 +84,20 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in WEIGHTS.glob("*/model_index.json"))
 
 
+def placed(
+    folder: str | Path,  # a folder, or the name of one that comes with the package
+    file: str,  # that it must hold
+) -> Path | None:
+    "The folder, here or in the package; None where there is none with that file."
+    return next((place for place in (Path(folder), WEIGHTS / str(folder)) if (place / file).is_file()), None)
+
+
 def find_model(
     model: str | Path,  # a shipped model's name, a folder, or OWNER/NAME on the Hub
 ) -> Path:
     "The folder of a model, downloaded if need be; FileNotFoundError with the choices where there is none."
-    for folder in (Path(model), WEIGHTS / str(model)):
-        if (folder / "model_index.json").is_file():
-            return folder
+    if found := placed(model, "model_index.json"):
+        return found
     if Path(model).is_dir():
         raise FileNotFoundError(f"The folder {model} holds no model (no model_index.json).")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) and not Path(model).parent.is_dir():  # where OWNER is a folder here, NAME is a slip of the pen

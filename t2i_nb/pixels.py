@@ -5,18 +5,18 @@
 # %% ../nbs/32_ddpm.ipynb #5aee6870
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .diffusion import diffusion_loss, q_posterior, q_sample, to_x0
-from .likelihood import normal_kl, pixel_log_likelihood
-from .pipeline import WEIGHTS, check_whole, load_weights
-from .samplers import between
+from .diffusion import diffusion_loss, q_sample, to_x0
+from .likelihood import bound_terms
+from .pipeline import check_whole, load_weights, placed
+from .recipe import to_floats
+from .samplers import ddim, ddpm
 from .scenes import render, sample_scenes
 from .schedules import Schedule
 from .text import read_json
@@ -24,8 +24,8 @@ from .training import Shuffled, TrainingConfig, resume_run, start_run, train
 from .unet import UNet, UNetConfig
 
 # %% auto #0
-__all__ = ['Objective', 'single_objects', 'as_pixels', 'at_steps', 'bound_terms', 'pixel_unet', 'answer', 'simple_objective',
-           'bound_objective', 'pixel_training', 'train_pixels', 'load_pixels']
+__all__ = ['Objective', 'single_objects', 'pixel_unet', 'answer', 'even_steps', 'simple_objective', 'bound_objective',
+           'pixel_training', 'train_pixels', 'draw_pixels', 'load_pixels']
 
 # %% ../nbs/32_ddpm.ipynb #f48833bc
 def single_objects(
@@ -37,40 +37,6 @@ def single_objects(
     check_whole("count", count, 1)
     scenes = [replace(scene, objects=scene.objects[:1]) for scene in sample_scenes(range(count), split)]
     return torch.cat([(render(scenes[i:i + 1000], size) * 255).round().to(torch.uint8) for i in range(0, count, 1000)])
-
-
-def as_pixels(
-    images: Tensor,  # uint8
-) -> Tensor:  # float32 in [-1, 1]
-    "What the network sees."
-    return images.float() / 127.5 - 1
-
-# %% ../nbs/32_ddpm.ipynb #a992dd8b
-def at_steps(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    "The entries of a schedule's table at time steps [n], to broadcast over samples [n, ...]."
-    return table.to(like.dtype).to(like.device)[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
-
-
-def bound_terms(
-    x0: Tensor,  # pixels of 8 bits, scaled to [-1, 1] [n, ...]
-    x_t: Tensor,  # the same with noise [n, ...]
-    t: Tensor,  # time steps [n]
-    predicted: Tensor,  # the model's x_0 [n, ...]
-    schedule: Schedule,
-    variance: str = "fixed_small",  # of the model's steps: or "fixed_large", "learned_range"
-    says: Tensor | None = None,  # for "learned_range": the network's word on it, about -1 to 1 [n, ...]
-) -> Tensor:  # bits per dimension [n]
-    "The terms of the variational bound at one time step for each sample, with gradients. Raises ValueError for another variance. (DDPM, eq. 5; Improved DDPM, eq. 4 to 6)"
-    if variance not in ("fixed_small", "fixed_large", "learned_range") or (says is None) == (variance == "learned_range"):
-        raise ValueError(f"variance is {variance!r}; choose fixed_small or fixed_large, or learned_range and say what the network says.")
-    true_mean, true_variance = q_posterior(x0, x_t, t, schedule)
-    mean, _ = q_posterior(predicted, x_t, t, schedule)
-    _, small = q_posterior(x0, x_t, t.clamp(min=1), schedule)  # at time step 0 that of step 1 stands in
-    first, large = (t == 0).to(x_t.device).view(small.shape), at_steps(schedule.betas, t, x_t)  # [n, 1, ...]
-    if variance == "learned_range": width = between(says, small, large)
-    else: width = small if variance == "fixed_small" else torch.where(first, small, large)
-    cost = torch.where(first, -pixel_log_likelihood(x0, mean, width), normal_kl(true_mean, torch.where(first, small, true_variance), mean, width))
-    return cost.flatten(1).mean(1) / math.log(2)
 
 # %% ../nbs/32_ddpm.ipynb #6e2fbca4
 def pixel_unet(
@@ -97,14 +63,18 @@ def answer(
     return noise, x_t, epsilon, says[0] if says else None
 
 # %% ../nbs/32_ddpm.ipynb #1f1a8f20
-Objective = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # (network, x0 [n, 3, h, w] in [-1, 1], generator) -> a scalar
+Objective = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # (network, x0 [n, 3, h, w] in [-1, 1], generator on the same device) -> a scalar
+
+
+def even_steps(count: int, schedule: Schedule, generator: torch.Generator) -> Tensor:  # [count]
+    "Time steps, each as likely as any other."
+    return torch.randint(schedule.steps, (count,), generator=generator, device=generator.device)
 
 
 def simple_objective(schedule: Schedule) -> Objective:
     "The mean squared error of the noise. (DDPM, eq. 14)"
     def loss(network: nn.Module, x0: Tensor, generator: torch.Generator) -> Tensor:
-        x0 = x0.to(generator.device)
-        t = torch.randint(schedule.steps, (len(x0),), generator=generator, device=x0.device)
+        t = even_steps(len(x0), schedule, generator)
         noise, _, epsilon, _ = answer(network, x0, t, schedule, generator)
         return diffusion_loss(epsilon, noise)
     return loss
@@ -113,8 +83,7 @@ def simple_objective(schedule: Schedule) -> Objective:
 def bound_objective(schedule: Schedule) -> Objective:
     "The variational bound with the small fixed variance, in bits per dimension; an estimate from one time step for each picture. (DDPM, eq. 5)"
     def loss(network: nn.Module, x0: Tensor, generator: torch.Generator) -> Tensor:
-        x0 = x0.to(generator.device)
-        t = torch.randint(schedule.steps, (len(x0),), generator=generator, device=x0.device)
+        t = even_steps(len(x0), schedule, generator)
         _, x_t, epsilon, _ = answer(network, x0, t, schedule, generator)
         return schedule.steps * bound_terms(x0, x_t, t, to_x0(epsilon, x_t, t, schedule, "epsilon"), schedule).mean()
     return loss
@@ -143,16 +112,38 @@ def train_pixels(
     run = start_run(network.to(memory_format=torch.channels_last), config, folder, device)
     if folder: resume_run(run)
     order, place = Shuffled(len(images), config.batch_size, config.seed), run.accelerator.device
-    validate = lambda network: objective(network, as_pixels(unseen), torch.Generator(place).manual_seed(0)).item()
-    train(run, objective, lambda step: as_pixels(images[order(step)]), validate, name="pixels")
+    shown = to_floats(unseen).to(place)
+    loss = lambda network, x0, generator: objective(network, x0.to(place), generator)
+    validate = lambda network: loss(network, shown, torch.Generator(place).manual_seed(0)).item()
+    train(run, loss, lambda step: to_floats(images[order(step)]), validate, name="pixels")
     run.ema.copy_to(run.network)
     return run.network.eval().requires_grad_(False)
+
+# %% ../nbs/32_ddpm.ipynb #92afd608
+@torch.inference_mode()
+def draw_pixels(
+    denoise: Callable,  # as a sampler needs it
+    schedule: Schedule,
+    count: int,  # how many pictures
+    places: Sequence[int],  # descending time steps
+    variance: str = "fixed_small",  # as in `ddpm`; or "ddim", without any fresh noise
+    seed: int = 0,
+) -> Tensor:  # [count, 3, 32, 32] in [-1, 1]
+    "Draw pictures, a hundred at once."
+    pictures = []
+    for i in range(0, count, 100):
+        generator = torch.Generator().manual_seed(seed + i)
+        fresh = lambda x: torch.randn(x.shape, generator=generator)
+        start = fresh(torch.empty(min(100, count - i), 3, 32, 32))
+        *_, last = ddim(denoise, start, schedule, places) if variance == "ddim" else ddpm(denoise, start, schedule, places, variance, fresh)
+        pictures.append(last.x.clamp(-1, 1))
+    return torch.cat(pictures)
 
 # %% ../nbs/32_ddpm.ipynb #f7cab701
 def load_pixels(
     folder: str | Path = "pixels",  # the shipped one, or a folder with a `config.json` and a `model.safetensors`
 ) -> UNet:  # on the CPU, ready to use
     "A trained pixel model. Raises FileNotFoundError, in one sentence, where there is none."
-    found = next((place for place in (Path(folder), WEIGHTS / str(folder)) if (place / "config.json").is_file()), None)
+    found = placed(folder, "config.json")
     if found is None: raise FileNotFoundError(f"There is no pixel model in {folder}: train one with train_pixels and save it, or use the shipped one, pixels.")
     return load_weights(UNet(UNetConfig.from_dict(read_json(found / "config.json"))), found / "model.safetensors")

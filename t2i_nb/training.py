@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 # %% auto #0
 __all__ = ['learning_rate_factor', 'EMA', 'step_generator', 'step_seed', 'Shuffled', 'TrainingConfig', 'check_training_config',
            'History', 'plot_history', 'optimizer_tensors', 'restore_optimizer', 'checksum', 'save_checkpoint',
-           'read_checkpoint', 'latest_checkpoint', 'check_device', 'best_precision', 'training_device',
+           'read_checkpoint', 'check_unused', 'latest_checkpoint', 'check_device', 'best_precision', 'training_device',
            'make_accelerator', 'Run', 'is_recorded', 'start_run', 'train_step', 'set_learning_rate', 'apply_gradients',
            'check_finite', 'save_run', 'resume_run', 'orthogonalize', 'Muon', 'averaged', 'Display', 'in_notebook',
            'unbroken_steps', 'Numbered', 'leave_interrupts_alone', 'ahead', 'RecordedStep', 'train', 'is_due', 'look',
@@ -265,6 +265,16 @@ def read_checkpoint(
         return {Path(name).stem: load_file(path / name) for name in state["checksums"]}, state
     except (OSError, ValueError, KeyError, SafetensorError) as problem:
         raise ValueError(f"The checkpoint {path} can't be used: {problem}.") from None
+
+
+def check_unused(
+    folder: Path,  # of a training
+    resume: bool,  # go on with what is there
+    part: str = "",  # of the training, where it has several
+) -> None:
+    "Raise ValueError, in one sentence, where another training is in the folder."
+    if (folder / "training" / part).exists() and not resume:
+        raise ValueError(f"There is a training in {folder}: go on with it (resume=True), or choose another folder.")
 
 
 def latest_checkpoint(

@@ -18,7 +18,7 @@ from .pipeline import check_whole, load_weights
 from .recipe import keep_picture, to_floats, write_part
 from .scenes import image_grid, to_pil
 from .text import read_json
-from .training import Shuffled, TrainingConfig, resume_run, start_run, train
+from .training import Shuffled, TrainingConfig, check_unused, resume_run, start_run, train
 from .vae import (Decoder, Encoder, PatchDiscriminator, VAEConfig, discriminator_loss, generator_loss, known_settings, perceptual_loss, psnr,
                         pyramid_features, reconstruction_loss)
 
@@ -318,7 +318,7 @@ def train_vq(
 ) -> VQModel:
     "Train a VQ autoencoder and write it in diffusers' layout. Raises ValueError where another training is in the folder."
     settings, folder = settings or VQTraining(), Path(folder)
-    if (folder / "training" / "vq").exists() and not resume: raise ValueError(f"There is a training in {folder}: go on with it (resume=True), or choose another folder.")
+    check_unused(folder, resume, "vq")
     if training.record: raise ValueError("A VQ training can't be recorded (record = false): its opponent comes in midway.")
     torch.manual_seed(training.seed)
     vq = VQModel(config, legacy=False)
