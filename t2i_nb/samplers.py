@@ -224,7 +224,7 @@ def combine(
     scale: float,  # s: 0 is unconditional, 1 conditional, more pushes further
     rescale: float = 0.0,  # share, 0 to 1, by which the result gets the conditional output's standard deviation
 ) -> Tensor:  # the guided output [n, ...]
-    "Classifier-free guidance u + s (c - u) (Ho & Salimans 2022, eq. 6), with its rescale (Lin et al. 2023, eq. 15 and 16)."
+    "Classifier-free guidance u + s (c - u) (Ho & Salimans 2022, eq. 6, whose w is s - 1), with its rescale (Lin et al. 2023, eq. 15 and 16)."
     output = unconditional + scale * (conditional - unconditional)
     if rescale == 0:
         return output

@@ -65,7 +65,8 @@ def draw_cells(
 ) -> tuple[Tensor, Tensor]:  # grey values, about -2 to 2 [size, size]; 0 for the background, else the cell's number [size, size]
     "A picture of cells that touch, and which pixel belongs to which cell."
     cells = place_cells(size, radius, generator)
-    nearest = outline_distance(cells, size, generator).topk(2, 0, largest=False)
+    far = torch.cat([outline_distance(cells, size, generator), torch.full((1, size, size), torch.inf)])  # a last one that is nowhere, so that there are two
+    nearest = far.topk(2, 0, largest=False)  # the cell that a pixel is deepest in, and the next
     (first, second), owner = nearest.values, nearest.indices[0]
     inside = first < 1
     shades = 0.32 + 0.1 * torch.randn(len(cells), generator=generator)

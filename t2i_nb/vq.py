@@ -31,7 +31,7 @@ __all__ = ['nearest_codes', 'straight_through', 'codebook_loss', 'dead_share', '
 def nearest_codes(
     z: Tensor,  # vectors [m, d]
     codebook: Tensor,  # [k, d]
-) -> Tensor:  # int64 [m]: the number of the nearest row; of two that are equally near, which one is the machine's affair
+) -> Tensor:  # int64 [m]: the number of the nearest row; of two equally near, either
     "Quantise: the index of the nearest code for each vector. (Esser et al. 2021, eq. 2)"
     if z.ndim != 2 or z.shape[1] != codebook.shape[1]:
         raise ValueError(f"Vectors must be [m, {codebook.shape[1]}], as long as the codes, not {list(z.shape)}: put the channels last.")
@@ -52,7 +52,7 @@ def codebook_loss(
     commitment: float = 0.25,  # beta
     legacy: bool = False,  # beta on the codebook's term instead, as in the authors' code and in diffusers
 ) -> Tensor:  # scalar
-    "Pulls codes to vectors, and beta times as much vectors to codes. (Esser et al. 2021, eq. 4)"
+    "Pulls codes to vectors, and beta times as much vectors to codes. (van den Oord et al. 2017, eq. 3)"
     code, vector = F.mse_loss(quantized, z.detach()), F.mse_loss(z, quantized.detach())
     return commitment * code + vector if legacy else code + commitment * vector
 
@@ -91,15 +91,17 @@ class CodebookEMA(nn.Module):
     ) -> None:
         "One step. A code that has never been used stays where it is, unless it is restarted."
         z, even = z.to(self.sums), len(z) / len(codebook)  # even: the count that each code would have
-        ones = torch.ones(len(z), device=z.device)
-        self.counts.lerp_(torch.zeros_like(self.counts).index_add_(0, indices, ones), 1 - self.decay)
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, indices, z), 1 - self.decay)
+        count = torch.zeros_like(self.counts).index_add_(0, indices, torch.ones(len(z), device=z.device))  # n, of this batch
+        total = torch.zeros_like(self.sums).index_add_(0, indices, z)
+        self.counts.lerp_(count, 1 - self.decay)
+        self.sums.lerp_(total, 1 - self.decay)
         fresh = z[torch.randint(len(z), (len(codebook),), generator=generator, device=z.device)]  # [k, d]; most are not needed
-        dead = (self.counts < self.restart * even)[:, None]
-        self.sums.copy_(torch.where(dead, fresh * even, self.sums))
-        self.counts.masked_fill_(dead[:, 0], even)
-        used = self.counts[:, None] > 1e-6 * even
-        codebook.copy_(torch.where(used, self.sums / self.counts[:, None].clamp(min=1e-12), codebook))
+        dead = self.counts < self.restart * even  # [k]
+        self.sums.copy_(torch.where(dead[:, None], fresh * even, self.sums))
+        self.counts.masked_fill_(dead, even)
+        used = self.counts > 1e-6 * even  # [k]; the others stay where they are
+        means = self.sums / self.counts[:, None].clamp(min=1e-12)
+        codebook.copy_(torch.where(used[:, None], means, codebook))
 
 # %% ../nbs/34_vqgan.ipynb #83a30b50
 @dataclass
@@ -261,7 +263,8 @@ def vq_loss(
     decoded = vq.decoder(vq.post_quant_conv(latents)).float()
     reconstruction, perceptual = reconstruction_loss(decoded, images), perceptual_loss(decoded, images, features)
     seen = reconstruction + perceptual_weight * perceptual
-    total, adversarial, opponent, weight = seen + commitment, *torch.zeros(3, device=images.device)
+    total = seen + commitment
+    adversarial = opponent = weight = torch.zeros((), device=images.device)  # without an opponent
     if adversarial_weight:
         if discriminator is None: raise ValueError("An adversarial_weight needs a discriminator: pass one, such as PatchDiscriminator().")
         still = {name: value.detach() for name, value in discriminator.named_parameters()}
