@@ -188,7 +188,7 @@ def code_loss(
     words: Tensor,  # ids of sentences [n, m]
     codes: Tensor,  # pages [n, side, side]
 ) -> Tensor:  # scalar, nats a code
-    "The mean of -log p(code | sentence, codes before). (Esser et al. 2021, eq. 8)"
+    "The mean of -log p(code | sentence, codes before). (Esser et al. 2021, section 3.2)"
     row = codes.flatten(1).long()  # [n, side^2]
     return F.cross_entropy(transformer(words, row[:, :-1]).flatten(0, 1).float(), row.flatten())
 
