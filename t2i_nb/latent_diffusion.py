@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from .data import ScenesDataset
 from .latents import LatentBatches, encode
 from .pipeline import TextToImage
-from .recipe import text_to_image_loss, to_floats
+from .recipe import Recipe, text_to_image_loss, to_floats
 from .scenes import render
-from .schedules import Schedule, ScheduleConfig
+from .schedules import Schedule
 from .training import TrainingConfig, resume_run, start_run, step_generator, train
 from .unet import UNet, UNetConfig
 from .vae import VAEConfig, latent_scale
 from .vq import VQModel
 
 # %% auto #0
-__all__ = ['V_COSINE', 'small_scenes', 'small_vae', 'Pixels', 'VQLatents', 'small_unet', 'Encoded', 'to_latents', 'Heard',
-           'heard', 'space_training', 'train_space', 'space_model']
+__all__ = ['RECIPE', 'small_scenes', 'small_vae', 'Pixels', 'VQLatents', 'small_unet', 'Encoded', 'to_latents', 'Heard', 'heard',
+           'space_training', 'train_space', 'space_model']
 
 # %% ../nbs/35b_latent_diffusion.ipynb #25db2357
 def small_scenes(
@@ -36,12 +36,12 @@ def small_scenes(
     captions: int = 4,  # sentences about each
 ) -> tuple[Tensor, list[list[str]]]:  # uint8 [n, 3, size, size], and the sentences of each
     "Pictures of few objects, with sentences about them."
-    data, pictures, texts = ScenesDataset(count, split, size, captions_per_scene=captions), [], []
-    for start in range(0, count, 1000):
-        kept = [pair for pair in data.think_up(data.seeds[start:start + 1000]) if len(pair[0].objects) <= most]
-        pictures.append((render([scene for scene, _ in kept], size) * 255).round().to(torch.uint8))
-        texts += [said for _, said in kept]
-    return torch.cat(pictures), texts
+    data = ScenesDataset(count, split, size, captions_per_scene=captions)
+    kept = [(scene, said) for scene, said in data.everything if len(scene.objects) <= most]
+    pictures = torch.empty(len(kept), 3, size, size, dtype=torch.uint8)
+    for start in range(0, len(kept), 1000):  # bytes need a quarter of the memory
+        pictures[start:start + 1000] = (render([scene for scene, _ in kept[start:start + 1000]], size) * 255).round().to(torch.uint8)
+    return pictures, [said for _, said in kept]
 
 # %% ../nbs/35b_latent_diffusion.ipynb #64fd4369
 def small_vae(
@@ -154,7 +154,7 @@ def space_training(
                           checkpoint_every=500, validate_every=500, keep=1)
 
 
-V_COSINE = ScheduleConfig(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+RECIPE = Recipe()  # notebook 25's schedule, noise levels and share of empty sentences
 
 
 def train_space(
@@ -170,12 +170,12 @@ def train_space(
     config = config or space_training()
     run = start_run(unet.to(memory_format=torch.channels_last), config, folder, device)
     if folder: resume_run(run)
-    place, schedule = run.accelerator.device, Schedule.from_config(V_COSINE)
-    hearing, order = hearing.to(place), LatentBatches(data, config.batch_size, 0.1, config.seed)  # one sentence in ten is empty, for guidance
+    place, schedule = run.accelerator.device, Schedule.from_config(RECIPE.schedule)
+    hearing, order = hearing.to(place), LatentBatches(data, config.batch_size, RECIPE.caption_dropout, config.seed)  # one sentence in ten is empty, for guidance
 
     def loss(unet, batch, generator):
         batch = [batch[0].to(place), hearing.numbers(batch[1]).to(place)]
-        return text_to_image_loss({"unet": unet, "text_encoder": hearing}, batch, generator, schedule, V_COSINE.prediction_type, time_power=2.0)  # noisy steps more often, as in notebook 25
+        return text_to_image_loss({"unet": unet, "text_encoder": hearing}, batch, generator, schedule, RECIPE.schedule.prediction_type, time_power=RECIPE.time_power)  # noisy steps more often
 
     fixed = held_out.latents(range(len(held_out))), [texts[0] for texts in held_out.captions]
     train(run, loss, order, lambda unet: loss(unet, fixed, step_generator(0, -1, place)), name="UNet")
@@ -189,4 +189,4 @@ def space_model(
     model: TextToImage,  # whose text encoder it listened to
 ) -> TextToImage:
     "A text-to-image model of a UNet, its space and a text encoder."
-    return TextToImage(unet, space, model.text_encoder, model.tokenizer, V_COSINE)
+    return TextToImage(unet, space, model.text_encoder, model.tokenizer, RECIPE.schedule)
