@@ -33,13 +33,13 @@ def kept_share(
 
 
 def binomial_q_sample(
-    x0: Tensor,  # bits, as floats 0 and 1 [n, m]
+    x0: Tensor,  # bits [n, m]
     t: Tensor,  # time steps [n], 0 <= t < T
     betas: Tensor,  # [T]
     generator: torch.Generator | None = None,
-) -> Tensor:  # bits [n, m]
+) -> Tensor:  # bits, as floats 0 and 1 [n, m]
     "A draw from q(x_t | x_0). (Sohl-Dickstein et al. 2015, table App.1)"
-    kept = kept_share(betas)[t, None].to(x0)
+    kept = kept_share(betas)[t, None].float()
     return torch.bernoulli(kept * x0 + (1 - kept) / 2, generator=generator)
 
 # %% ../nbs/31_nonequilibrium.ipynb #ecf1c8fc
@@ -75,7 +75,7 @@ def binomial_bound(
     rounds: int = 20,  # draws for each step
     seed: int = 0,
 ) -> tuple[float, float]:  # bits a row, and its standard error
-    "A bound on the mean of log2 p(x_0) of the chain back. (Sohl-Dickstein et al. 2015, eq. 14)"
+    "A bound on the mean of log2 p(x_0) of the chain back. (Sohl-Dickstein et al. 2015, eq. 12; its eq. 14 does not learn the last step)"
     if betas[-1] != 1:
         raise ValueError("The last beta must be 1: the chain must end where nothing is left of the data.")
     g, t, totals = torch.Generator().manual_seed(seed), torch.arange(len(betas)), []
