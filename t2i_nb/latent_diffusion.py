@@ -58,9 +58,10 @@ class Pixels(nn.Module):
 
     downsampling = 1
 
-    def __init__(self):
+    def __init__(self, images: Tensor | None = None):  # to measure the scale on [n, 3, h, w] in [-1, 1]; None: pixels as they are
         super().__init__()
         self.config = VAEConfig(latent_channels=3, scaling_factor=1.0)
+        if images is not None: self.config.scaling_factor = latent_scale(self, images)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]: return images, torch.full_like(images, -30.0)  # mean and log-variance
     def decode(self, z: Tensor) -> Tensor: return z
@@ -95,7 +96,7 @@ def small_unet(
     return UNet(UNetConfig(
         sample_size=size // space.downsampling, in_channels=space.config.latent_channels, out_channels=space.config.latent_channels, block_out_channels=(32, 64, 96), layers_per_block=1,
         down_block_types=("DownBlock2D", *(f"{kind}DownBlock2D",) * 2), up_block_types=(*(f"{kind}UpBlock2D",) * 2, "UpBlock2D"),
-        mid_block_type="UNetMidBlock2D" if listens == "added" else "UNetMidBlock2DCrossAttn", attention_head_dim=32 if listens == "added" else 4,
+        mid_block_type="UNetMidBlock2D" if listens == "added" else "UNetMidBlock2DCrossAttn", attention_head_dim=32 if listens == "added" else 4,  # channels of a head there, number of heads here
         cross_attention_dim=width, norm_num_groups=16, use_linear_projection=True, **pooled))
 
 # %% ../nbs/35b_latent_diffusion.ipynb #697918e2
