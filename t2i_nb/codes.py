@@ -193,7 +193,8 @@ def code_loss(
     return F.cross_entropy(transformer(words, row[:, :-1]).flatten(0, 1).float(), row.flatten())
 
 
-class CodeDataset(NamedTuple):
+@dataclass
+class CodeDataset:
     "Pages of codes with sentences about them."
 
     codes: Tensor  # int16 [n, side, side]
