@@ -25,10 +25,10 @@ from .pipeline import check_whole
 from .samplers import SAMPLERS
 
 # %% auto #0
-__all__ = ['SETTINGS', 'CSS', 'Drawing', 'Visitor', 'line', 'bar', 'watch', 'show_result', 'show_moment', 'show_word', 'within',
-           'gradio', 'uploaded_only', 'read_upload', 'picture_field', 'brush_field', 'painted', 'ask_words',
-           'ask_change', 'ask_repaint', 'make_forms', 'make_settings', 'make_views', 'connect', 'hand_over',
-           'make_page', 'serve']
+__all__ = ['SETTINGS', 'CSS', 'Drawing', 'Visitor', 'line', 'bar', 'watch', 'show_none', 'show_result', 'show_moment',
+           'show_word', 'within', 'gradio', 'uploaded_only', 'read_upload', 'picture_field', 'brush_field', 'painted',
+           'ask_words', 'ask_change', 'ask_repaint', 'make_forms', 'make_settings', 'make_views', 'connect',
+           'hand_over', 'make_page', 'serve']
 
 # %% ../nbs/39_app.ipynb #be042282
 class Drawing:
@@ -69,11 +69,12 @@ class Drawing:
 class Visitor:
     "What the page knows about one browser."
 
-    def __init__(self): self.drawing, self.result = None, None
+    def __init__(self): self.drawing, self.result, self.stopped = None, None, False
 
     def __deepcopy__(self, memo) -> Visitor: return Visitor()  # Gradio copies the first one for each browser
 
     def stop(self) -> None:
+        self.stopped = True
         if self.drawing: self.drawing.stopped.set()
 
 
@@ -98,16 +99,22 @@ def watch(
     "What the page shows while a drawing comes along, and at its end."
     visitor.stop()
     drawing = visitor.drawing = Drawing(news)
-    before, shown = visitor.result.pictures if visitor.result else [], None
+    visitor.stopped, shown = False, None
     yield {"status": line("…"), "bar": bar(0, 1)}
     for update in drawing.updates():
         parts = {"bar": bar(update.step, update.steps)}
         if update.step == 0: parts["status"] = line("Waiting for another drawing to end.")
         if update.pictures and update.pictures is not shown: parts["gallery"] = shown = update.pictures
         yield parts
-    if drawing.problem: yield {"status": line(drawing.problem, "problem"), "bar": bar(0, 1), "gallery": before}
-    elif drawing.stopped.is_set() or drawing.result is None: yield {"status": line("Stopped."), "bar": bar(0, 1), "gallery": before}
+    if drawing.stopped.is_set(): return  # `connect` shows it, when the next drawing may come
+    if drawing.problem: yield show_none(visitor, line(drawing.problem, "problem"))
+    elif drawing.result is None: yield show_none(visitor, line("Stopped."))
     else: yield show_result(visitor, drawing.result)
+
+
+def show_none(visitor: Visitor, why: str) -> dict:
+    "The last pictures again, and why there are no new ones."
+    return {"status": why, "bar": bar(0, 1), "gallery": visitor.result.pictures if visitor.result else []}
 
 
 def show_result(visitor: Visitor, result: Result) -> dict:
@@ -326,8 +333,9 @@ def connect(
         for event in events:
             waiting.append(event(drawing(ask), [p.visitor, p.lock, *settings, *own], shown, show_progress="minimal", show_progress_on=[p.status],
                   concurrency_id="drawing", concurrency_limit=1, api_visibility="private"))
+            waiting[-1].then(lambda visitor: by_part(show_none(visitor, line("Stopped.")) if visitor.stopped else {}), p.visitor, [p.status, p.bar, p.gallery], **quick)
+    p.stop.click(None, None, None, cancels=waiting, **quick)  # first: it must not meet the next drawing
     p.stop.click(Visitor.stop, p.visitor, None, **quick)
-    p.stop.click(lambda visitor: (line("Stopped."), bar(0, 1), visitor.result.pictures if visitor.result else []), p.visitor, [p.status, p.bar, p.gallery], cancels=waiting, **quick)
     p.dice.click(lambda: random_sentence(random), None, p.prompt, **quick)
     p.moment.input(lambda *given: by_part(show_moment(*given)), [p.visitor, p.number, p.moment], [p.sample, p.belief, p.time], trigger_mode="always_last", **quick)
     p.word.input(lambda *given: by_part(show_word(*given)), [p.visitor, p.number, p.word], p.spotlight, **quick)

@@ -127,6 +127,15 @@ def long_drawing(page):
     page.wait_for_function("document.querySelectorAll('#gallery img').length >= 8")
 
 
+AGAIN = """() => {
+  const line = document.querySelector("#status");
+  const watch = () => { if (/^Stopped/.test(line.innerText.trim())) { watcher.disconnect(); document.querySelector("#generate").click(); } };
+  const watcher = new MutationObserver(watch);
+  watcher.observe(line, {childList: true, subtree: true, characterData: true});
+  document.querySelector("#stop").click();
+}"""  # presses Stop, and Generate in the moment when it says so
+
+
 def test_stop(page):
     long_drawing(page)
     begun = time.perf_counter()
@@ -135,9 +144,33 @@ def test_stop(page):
     seconds = time.perf_counter() - begun
     print(f"stopped after {seconds:.2f} s")
     assert seconds < 2
-    set_number(page, "steps", 5)
-    page.locator("#generate").click()
-    status(page, DONE.pattern)  # and the next one works
+
+
+def test_generate_right_after_stop(page):
+    page.get_by_role("button", name="Settings").click()
+    set_number(page, "steps", 30)
+    for _ in range(5):
+        page.locator("#generate").click()
+        status(page, r"^…|Waiting")
+        page.wait_for_timeout(300)
+        page.evaluate(AGAIN)
+        status(page, DONE.pattern)
+
+
+def test_stop_while_another_draws(chromium, address, page):
+    context = chromium.new_context()
+    other = opened(context, address)
+    long_drawing(other)
+    prompt(page).press("Enter")
+    page.locator("#status").get_by_text("queue").or_(page.locator("#status").get_by_text("Waiting")).first.wait_for()
+    screenshot(page, "page-waiting")
+    page.locator("#stop").click()
+    status(page, "^Stopped", 5)
+    other.locator("#stop").click()
+    status(other, "^Stopped", 5)
+    prompt(page).press("Enter")
+    status(page, DONE.pattern)
+    context.close()
 
 
 def test_nonsense_is_shown_as_text(page):
