@@ -151,12 +151,13 @@ def drawing_options(command):
 @click.option("--model", default="scenes", show_default=True, help="A shipped model's name, a model's folder, or OWNER/NAME on the Hugging Face Hub.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True, help="A .png file (a grid, for several pictures), or a folder.")
 @click.option("-n", "n", type=int, default=1, show_default=True, help="Pictures of each prompt, with consecutive seeds.")
+@click.option("--best-of", type=int, default=1, show_default=True, help="Candidates for each picture, of which the model's reader keeps one.")
 @drawing_options
 @click.option("--negative", default="", help="What should not be in the picture; heard while guidance lasts.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another picture.")
 @click.option("--size", type=int, help="Side in pixels.  [default: what the model was trained on]")
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-def generate(prompts, model, out, negative, seed, size, n, device, **settings):
+def generate(prompts, model, out, negative, seed, size, n, best_of, device, **settings):
     "Draw pictures of PROMPTs as PNG files, and print their paths."
     from t2i_nb.pipeline import TextToImage
 
@@ -164,7 +165,7 @@ def generate(prompts, model, out, negative, seed, size, n, device, **settings):
     pipeline = TextToImage.from_pretrained(model, device=device)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
-        pictures = pipeline(list(prompts), negative=negative, seed=seed, n=n, size=size, progress=sys.stderr.isatty(), **settings)
+        pictures = pipeline(list(prompts), negative=negative, seed=seed, n=n, size=size, best_of=best_of, progress=sys.stderr.isatty(), **settings)
     for remark in dict.fromkeys(str(remark.message) for remark in remarks if remark.category is UserWarning):
         print(f"t2i: {remark}", file=sys.stderr)
     for path in save_pictures(pictures, list(prompts), n, seed, out):
@@ -255,23 +256,24 @@ def train(data, out, start, config, minutes, steps, seed, resume, device, **own)
 @click.option("--json", "kept", type=click.Path(path_type=Path), help="Write the results to this file, and go on from it.")
 @click.option("--prompts", "count", type=click.IntRange(1, 100), help="Sentences of each category.  [default: 100]")
 @click.option("--images", type=click.IntRange(1), help="Pictures of each sentence.  [default: 4]")
+@click.option("--best-of", type=click.IntRange(1), help="Candidates for each picture, of which the model's reader keeps one.  [default: 1]")
 @click.option("--data", help="Compare with these pictures in place of the exam: scenes, emoji, folder:PATH or hub:NAME.")
 @click.option("--pictures", type=click.IntRange(100), help="Pictures to draw for --data.  [default: 500]")
 @click.option("--exact", is_flag=True, help="Draw in float32, also where the hardware is faster in bfloat16.")
 @drawing_options
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-def evaluate(model, kept, count, images, data, pictures, exact, device, **settings):
+def evaluate(model, kept, count, images, best_of, data, pictures, exact, device, **settings):
     "Draw the 1200 sentences of SceneEval, let the judge look at the pictures, and print a table. With --data: FID, KID, precision and recall."
     if kept is not None and kept.suffix != ".json": raise ValueError(f"{kept} is no .json file: the results are written as JSON.")
     if data is None and pictures is not None: raise ValueError("--pictures is for --data: the exam takes --prompts and --images.")
-    if data is not None and (count, images) != (None, None): raise ValueError("--prompts and --images are for the exam: --data takes --pictures.")
+    if data is not None and (count, images, best_of) != (None, None, None): raise ValueError("--prompts, --images and --best-of are for the exam: --data takes --pictures.")
     settings = {name: value for name, value in settings.items() if value is not None}
     if data is not None and exact: raise ValueError("--exact is for the exam: distances are always exact.")
-    if data is None: take_exam(model, kept, count or 100, images or 4, exact, device, settings)
+    if data is None: take_exam(model, kept, count or 100, images or 4, best_of or 1, exact, device, settings)
     else: compare(model, kept, data, pictures or 500, device, settings)
 
 # %% ../nbs/26_command_line.ipynb #3ba6b9ad
-def take_exam(model: str, kept: Path | None, count: int, images: int, exact: bool, device: str | None, settings: dict) -> None:
+def take_exam(model: str, kept: Path | None, count: int, images: int, best_of: int, exact: bool, device: str | None, settings: dict) -> None:
     from t2i_nb.evaluation import load_judge, scene_eval, scene_eval_prompts, score_table, scores
     from t2i_nb.pipeline import TextToImage
     from t2i_nb.text import read_json, write_json
@@ -279,7 +281,7 @@ def take_exam(model: str, kept: Path | None, count: int, images: int, exact: boo
 
     pipeline, prompts = TextToImage.from_pretrained(model, device=device), scene_eval_prompts(count)
     precision = "no" if exact else best_precision(pipeline.device)
-    lines = scores(prompts, scene_eval(pipeline, load_judge(device=device), prompts, images, kept=kept, precision=precision, **settings))
+    lines = scores(prompts, scene_eval(pipeline, load_judge(device=device), prompts, images, kept=kept, precision=precision, best_of=best_of, **settings))
     if kept is not None: write_json({**read_json(kept), "scores": [line._asdict() for line in lines]}, kept)
     print(score_table(lines))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .latents import decode
 from .layers import Downsample, ResnetBlock, Upsample
-from .pipeline import check_prompt, choose_settings, load_weights, placed, save_weights
+from .pipeline import check_best_of, check_prompt, choose_settings, keep_best, load_weights, placed, save_weights
 from .scenes import (COLORS, EYE, KEYS, LIGHT_WORDS, LIGHTS, MATERIALS, MIDDLE, RELATIONS, SHAPES, SIZES, TANGENT, TARGET, Demands, Object,
                            Scene, listed, parse, phrase, relation, render, sample_scenes, satisfies, unit)
 from .text import read_json, write_json
@@ -414,12 +414,16 @@ def draw_pictures(
     seed: int,  # of the first picture; the others follow
     settings: dict,  # all of them
     precision: str = "no",  # "bf16": about twice as fast, where the hardware multiplies in it
+    best_of: int = 1,  # candidates for each, with seeds of their own, of which the model's reader keeps one
 ) -> Tensor:  # [n, 3, h, w] in [-1, 1]
     "One picture of each sentence. ValueError for another precision."
     if precision not in ("no", "bf16"): raise ValueError(f"precision is {precision!r}, but must be 'no' or 'bf16'.")
     with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for step in model.stream(list(texts), seeds=range(seed, seed + len(texts)), **settings): pass
-        return decode(model.vae, step.x).float()
+        candidates = []
+        for first in range(seed * best_of, (seed + 1) * best_of):
+            for step in model.stream(list(texts), seeds=range(first, first + len(texts) * best_of, best_of), **settings): pass
+            candidates.append(step.x)
+        return decode(model.vae, keep_best(model, texts, torch.stack(candidates, 1))).float()
 
 
 def check_folder(path: Path) -> None:
@@ -435,21 +439,24 @@ def scene_eval(
     batch_size: int = 64,  # drawn at once
     kept: str | Path | None = None,  # a JSON file for the verdicts so far; None: nothing is kept
     precision: str = "no",  # "bf16": drawn about twice as fast, where the hardware multiplies in it
+    best_of: int = 1,  # candidates for each picture, of which the model's reader keeps one
     **settings,  # steps, sampler and guidance; the model's own where they are not given
 ) -> list[list[bool]]:  # for each prompt, for each picture: whether it does what the sentence says
     "Draw and judge. Raises ValueError if the model doesn't know the words, for settings that make no sense, and if `kept` is of another evaluation."
     from tqdm.auto import tqdm
 
     settings, demands = drawing_settings(model, batch_size, settings, images), {p.text: parse(p.text) for p in prompts}
+    check_best_of(model, best_of)
     for text in demands:
         if remark := check_prompt(text, model.tokenizer): raise ValueError(f"This model can't be judged by sentences about scenes. {remark}")
     texts = [p.text for p in prompts for _ in range(images)]
-    header = {"networks": fingerprint(model.text_encoder, model.unet, model.vae, judge), "settings": settings, "precision": precision, "images": images, "prompts": [p.text for p in prompts]}
+    eyes = (model.reader,) if best_of > 1 else ()
+    header = {"networks": fingerprint(model.text_encoder, model.unet, model.vae, judge, *eyes), "best_of": best_of, "settings": settings, "precision": precision, "images": images, "prompts": [p.text for p in prompts]}
     verdicts = kept_verdicts(Path(kept), header) if kept is not None else []
     with torch.inference_mode(), tqdm(total=len(texts), initial=len(verdicts), desc="SceneEval", unit=" pictures", dynamic_ncols=True) as bar:
         while len(verdicts) < len(texts):
             start, batch = len(verdicts), texts[len(verdicts):len(verdicts) + batch_size]
-            verdicts += [shows(reading, demands[text]) for reading, text in zip(read_scenes(judge, draw_pictures(model, batch, start, settings, precision)), batch)]
+            verdicts += [shows(reading, demands[text]) for reading, text in zip(read_scenes(judge, draw_pictures(model, batch, start, settings, precision, best_of)), batch)]
             if kept is not None: write_json({**header, "verdicts": verdicts}, Path(kept))
             bar.update(len(batch))
     return [verdicts[i:i + images] for i in range(0, len(verdicts), images)]
@@ -461,7 +468,7 @@ def kept_verdicts(
 ) -> list[bool]:
     "The verdicts in a file; none if there is no file. Raises ValueError for those of another evaluation, and where no file can be written."
     check_folder(path)
-    found = read_json(path) if path.exists() else {**header, "verdicts": []}
+    found = {"best_of": 1, **read_json(path)} if path.exists() else {**header, "verdicts": []}
     verdicts = found.get("verdicts")
     if any(found.get(key) != value for key, value in header.items()) or not isinstance(verdicts, list) or len(verdicts) > header["images"] * len(header["prompts"]):
         raise ValueError(f"{path} is of another evaluation (another model, other settings or sentences): name another file, or remove it.")

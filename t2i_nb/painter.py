@@ -16,7 +16,7 @@ __all__ = ['Painter']
 
 # %% ../nbs/14_average_picture.ipynb #cac7865a
 class Painter(nn.Module):
-    "Draws the average picture of a sentence: one token for each patch of 2 x 2 cells looks at the words, and a linear layer paints the patch."
+    "Draws the average picture of a sentence: one token for each patch of cells looks at the words, and a linear layer paints the patch."
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Painter(nn.Module):
         heads: int = 4,  # of their attentions
     ):
         super().__init__()
-        self.patch = 1 if side % 2 else 2  # side of a patch, in cells
+        self.patch = next(p for p in (4, 2, 1) if side % p == 0 and (side >= 4 * p or p == 1))  # side of a patch, in cells: an average is blurred, so few will do
         self.side = side // self.patch  # in patches
         self.places = nn.Parameter(torch.randn(self.side**2, width) * 0.5)
         self.pooled = nn.Linear(context_channels, width)
@@ -43,5 +43,5 @@ class Painter(nn.Module):
         x = self.places + self.pooled(pooled)[:, None]  # [n, patches, width]
         for block in self.blocks:
             x = block(x, hidden)
-        patches = self.out(self.norm(x)).transpose(1, 2).unflatten(2, (self.side, self.side))  # [n, 4 channels, side / 2, side / 2]
+        patches = self.out(self.norm(x)).transpose(1, 2).unflatten(2, (self.side, self.side))  # [n, channels patch², side / patch, side / patch]
         return F.pixel_shuffle(patches, self.patch)  # [n, channels, side, side]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .bpe import BPETokenizer
 from .latents import decode
+from .reader import Reader, ReaderConfig, best_of as choose_best
 from .samplers import SAMPLERS, Step, guided, level_at, make_denoiser, randn, time_steps
 from .schedules import Schedule, ScheduleConfig
 from .scenes import to_pil
@@ -31,8 +32,8 @@ from .vae import VAE, VAEConfig
 __all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'placed', 'find_model', 'download', 'predict',
            'check_prompt', 'suggest', 'check_whole', 'check_settings', 'encode_prompts', 'text_denoiser',
            'visited_steps', 'first_sample', 'guidance_end', 'ddim_end', 'run_sampler', 'sample_latents',
-           'choose_settings', 'check_prompts', 'generate', 'TextToImage', 'load_model', 'check_parts', 'check_index',
-           'save_model', 'save_weights']
+           'choose_settings', 'check_prompts', 'check_best_of', 'keep_best', 'generate', 'TextToImage', 'load_model',
+           'load_reader', 'check_parts', 'check_index', 'save_model', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -341,6 +342,30 @@ def check_prompts(
     for text in [*prompts, *[negative] * bool(negative.strip())]:
         if remark := check_prompt(text, model.tokenizer): warnings.warn(remark, stacklevel=3)  # names the line of the caller of the function that asks
 
+# %% ../nbs/22_text_to_image.ipynb #cb89af6f
+def check_best_of(
+    model: TextToImage,
+    best_of: int,  # candidates for each picture
+    size: int | None = None,  # of the pictures; None: the model's
+) -> None:
+    "Raise ValueError, in one sentence, for a number that makes no sense, and where nobody could choose."
+    check_whole("best_of", best_of, 1, 1000)
+    if best_of > 1 and model.reader is None:
+        raise ValueError("This model has no reader to choose among several candidates: train one (reader = true in the recipe), or leave best_of at 1.")
+    if best_of > 1 and size not in (None, model.size):
+        raise ValueError(f"This model's reader reads pictures of {model.size} pixels, not of {size}: leave best_of at 1, or size out.")
+
+
+def keep_best(
+    model: TextToImage,
+    prompts: Sequence[str],  # n of them
+    latents: Tensor,  # candidates for each [n, k, c, h, w]
+) -> Tensor:  # [n, c, h, w]
+    "Of each prompt's candidates the one that its reader finds the prompt most fitting for."
+    if latents.shape[1] == 1: return latents[:, 0]
+    chosen = choose_best(model.reader, latents, model.tokenizer(list(prompts)).to(model.device))
+    return latents[torch.arange(len(latents), device=chosen.device), chosen]
+
 # %% ../nbs/22_text_to_image.ipynb #a36dbb19
 def generate(
     model: TextToImage,
@@ -354,24 +379,28 @@ def generate(
     seed: int = 0,  # of a prompt's first picture, 0 or more
     n: int = 1,  # pictures a prompt
     size: int | None = None,  # side in pixels, a multiple of the VAE's factor; None: what it was trained on
+    best_of: int = 1,  # candidates drawn for each picture, of which the model's reader keeps the one that the sentence fits best
     batch_size: int = 16,  # pictures drawn at once
     progress: bool = False,  # show a bar, for large models
 ) -> list[Image.Image]:  # len(prompts) * n RGB pictures, those of a prompt beside each other
-    "Draw `n` pictures of each prompt, with the seeds seed, seed + 1, ... Raises ValueError, in one sentence, for what can't be drawn."
+    "Draw `n` pictures of each prompt, with the seeds seed, seed + 1, ...; of several candidates, the best of each row of `best_of` seeds. Raises ValueError, in one sentence, for what can't be drawn."
     from tqdm.auto import tqdm
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     settings = choose_settings(model, {"steps": steps, "sampler": sampler, "guidance": guidance, "guidance_until": guidance_until, "eta": eta}, n, seed, size)
     check_whole("batch_size", batch_size, 1)
     check_prompts(model, prompts, negative)
-    jobs, pictures = [(prompt, seed + number) for prompt in prompts for number in range(n)], []
+    check_best_of(model, best_of, size)
+    jobs, drawn = [(prompt, seed + number) for prompt in prompts for number in range(n * best_of)], []
+    if not jobs: return []
     with torch.inference_mode(), tqdm(total=-(-len(jobs) // batch_size) * settings["steps"], unit=" steps", leave=False, disable=not progress) as bar:
         for start in range(0, len(jobs), batch_size):
             texts, seeds = zip(*jobs[start:start + batch_size])
             for step in sample_latents(model, texts, negative, seeds, size=size, **settings):
                 bar.update()
-            pictures += to_pil((decode(model.vae, step.x) + 1) / 2)
-    return pictures
+            drawn.append(step.x)
+        kept = keep_best(model, [prompt for prompt in prompts for _ in range(n)], torch.cat(drawn).unflatten(0, (-1, best_of)))
+        return [picture for part in kept.split(batch_size) for picture in to_pil((decode(model.vae, part) + 1) / 2)]
 
 # %% ../nbs/22_text_to_image.ipynb #1d301923
 class TextToImage:
@@ -385,8 +414,9 @@ class TextToImage:
         tokenizer: Tokenizer | BPETokenizer,
         schedule_config: ScheduleConfig,
         defaults: dict | None = None,  # of steps, sampler, guidance, guidance_until and eta
+        reader: Reader | None = None,  # chooses among several candidates; None: there is no choice
     ):
-        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        self.unet, self.vae, self.text_encoder, self.tokenizer, self.reader = unet, vae, text_encoder, tokenizer, reader
         self.schedule_config, self.schedule = schedule_config, Schedule.from_config(schedule_config)
         self.defaults = {"steps": 20, "sampler": "dpm", "guidance": 3.0, "guidance_until": 0, "eta": 0.0, **(defaults or {})}
 
@@ -400,7 +430,7 @@ class TextToImage:
 
     def to(self, device: str | torch.device) -> "TextToImage":
         "Move all parts to a device."
-        for part in (self.unet, self.vae, self.text_encoder): part.to(device)
+        for part in (self.unet, self.vae, self.text_encoder, *[self.reader] * (self.reader is not None)): part.to(device)
         return self
 
     stream, __call__ = sample_latents, generate  # functions of a model: as methods, `model` is self
@@ -435,9 +465,19 @@ def load_model(cls: type, folder: Path, device: str | None) -> TextToImage:
     tokenizer = (Tokenizer if whole else BPETokenizer).from_pretrained(folder / "tokenizer")
     schedule_config = ScheduleConfig.from_dict(read_json(folder / "scheduler" / "scheduler_config.json"))
     check_parts(parts, tokenizer, folder)
+    parts["reader"] = load_reader(folder / "reader", parts["unet"], tokenizer)
     defaults = index.get("defaults", {"steps": 50, "sampler": "ddim", "guidance": 7.5} if index["_class_name"] != "TextToImage" else None)
     model = cls(**parts, tokenizer=tokenizer, schedule_config=schedule_config, defaults=defaults)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def load_reader(folder: Path, unet: UNet, tokenizer: Tokenizer | BPETokenizer) -> Reader | None:
+    "The reader of a model; None where it has none. Raises ValueError, in one sentence, for one that doesn't fit the model."
+    if not (folder / "config.json").is_file(): return None
+    config = ReaderConfig.from_dict(read_json(folder / "config.json"))
+    for what, found, wanted in (("channels", config.channels, unet.config.in_channels), ("side", config.side, unet.config.sample_size), ("vocab_size", config.vocab_size, len(tokenizer.vocabulary)), ("text_length", config.text_length, tokenizer.max_length)):
+        if found != wanted: raise ValueError(f"The reader in {folder} doesn't fit its model: its {what} is {found}, but must be {wanted}.")
+    return load_weights(Reader(config), folder / "diffusion_pytorch_model.safetensors")
 
 
 def check_parts(parts: dict[str, nn.Module], tokenizer: Tokenizer | BPETokenizer, folder: Path) -> None:
@@ -474,6 +514,11 @@ def save_model(model: TextToImage, folder: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         save_weights(part, place / weights)
         write_json({"_class_name": library[1], **part.config.to_dict()}, place / "config.json")
+    (folder / "reader" / "config.json").unlink(missing_ok=True)  # of an older model, perhaps
+    if model.reader is not None:
+        (folder / "reader").mkdir(exist_ok=True)
+        save_weights(model.reader, folder / "reader" / "diffusion_pytorch_model.safetensors")
+        write_json({"_class_name": "Reader", **model.reader.config.to_dict()}, folder / "reader" / "config.json")
     model.tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = "DDPMScheduler" if model.schedule_config.beta_schedule == "sigmoid" else "DDIMScheduler"  # the only one of diffusers' with a sigmoid

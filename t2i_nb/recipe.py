@@ -22,6 +22,7 @@ from .data import ScenesDataset
 from .diffusion import diffusion_loss, min_snr_weights, q_sample, training_target
 from .latents import LatentBatches, LatentDataset, data_to_latents, decode, encode, read_batch
 from .painter import Painter
+from .reader import Reader, ReaderConfig, reading_loss
 from .pipeline import WEIGHTS, TextToImage, check_whole, find_model, load_weights, predict, save_weights
 from .scenes import BARE, FULL, image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
@@ -32,11 +33,12 @@ from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 
 # %% auto #0
 __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_words_training',
-           'default_training', 'OwnPictures', 'Recipe', 'override', 'like_start', 'read_recipe', 'check_recipe',
-           'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats', 'quiet_start', 'train_vae',
-           'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss', 'build_tokenizer', 'build_networks',
-           'keep_samples', 'shorten', 'tokenized', 'resident', 'train_words', 'train_diffusion', 'open_folder',
-           'kept_recipe', 'extend_run', 'train_text_to_image', 'finished_vae']
+           'default_reader_training', 'default_training', 'OwnPictures', 'Recipe', 'override', 'like_start',
+           'read_recipe', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats',
+           'quiet_start', 'train_vae', 'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss',
+           'build_tokenizer', 'build_networks', 'keep_samples', 'shorten', 'tokenized', 'resident', 'caption_pairs',
+           'train_reader', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run',
+           'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -67,6 +69,12 @@ def default_words_training() -> TrainingConfig:
     "How the text encoder is prepared: it learns to draw the average picture of a sentence."
     return TrainingConfig(steps=1000, batch_size=128, learning_rate=1e-3, warmup=100, decay=0.3, mixed_precision="auto", ema_decay=0.99,
                           checkpoint_every=500, validate_every=250, sample_every=500)
+
+
+def default_reader_training() -> TrainingConfig:
+    "How the reader is trained, where there is one."
+    return TrainingConfig(steps=3000, batch_size=64, learning_rate=1e-3, warmup=50, decay=0.6, mixed_precision="auto", optimizer="muon", ema_decay=0.99,
+                          checkpoint_every=500, validate_every=250)
 
 
 def default_training() -> TrainingConfig:
@@ -115,6 +123,8 @@ class Recipe:
     unet: UNetConfig = field(default_factory=default_unet)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"))
     own: OwnPictures = field(default_factory=OwnPictures)
+    reader: bool = False  # whether a reader is trained, too: it chooses among several drawings, and the text encoder learns to foresee what it sees
+    reader_training: TrainingConfig = field(default_factory=default_reader_training)
     words_training: TrainingConfig = field(default_factory=default_words_training)
     training: TrainingConfig = field(default_factory=default_training)
 
@@ -188,7 +198,9 @@ def check_recipe(
         raise ValueError(f'refine_vae is {recipe.refine_vae!r}, but must be true, false or "decoder".')
     if isinstance(recipe.twice, str) or not all(isinstance(word, str) for word in recipe.twice):
         raise ValueError('twice must be a list of words, such as ["cube", "cubes"].')
-    for training in (recipe.vae_training, recipe.words_training, recipe.training):
+    if not isinstance(recipe.reader, bool):
+        raise ValueError(f"reader is {recipe.reader!r}, but must be true or false.")
+    for training in (recipe.vae_training, recipe.reader_training, recipe.words_training, recipe.training):
         check_training_config(training)
     return recipe
 
@@ -197,15 +209,16 @@ def scale_to_minutes(
     recipe: Recipe,  # its settings
     minutes: float,  # for everything
 ) -> Recipe:
-    """Divide a budget of time: about 18% for the VAE, 14% for making the data, 8% for the words, 60% for text encoder and UNet.
+    """Divide a budget of time: about 18% for the VAE, 14% for making the data, 8% for the words, 60% for text encoder and UNet, or 52% where a reader gets 8%.
 
     With a model to start from, the VAE's share goes to the others. Replaces `pictures` and `vae_pictures`; a folder is encoded whole, however long that takes."""
     if not minutes > 0:
         raise ValueError(f"minutes is {minutes!r}, but must be above 0.")
     words, rest = (0.1, 0.76) if recipe.start else (0.08, 0.6)
+    reading = 0.08 if recipe.reader else 0.0
     return replace(recipe, pictures=int(min(60_000, max(500, 500 * minutes))), vae_pictures=int(min(16_000, max(200, 300 * minutes))),
                    vae_training=replace(recipe.vae_training, minutes=0.18 * minutes), words_training=replace(recipe.words_training, minutes=words * minutes),
-                   training=replace(recipe.training, minutes=rest * minutes))
+                   reader_training=replace(recipe.reader_training, minutes=0.08 * minutes), training=replace(recipe.training, minutes=(rest - reading) * minutes))
 
 
 def scale_to_steps(
@@ -218,7 +231,7 @@ def scale_to_steps(
     return replace(recipe, pictures=min(recipe.pictures, steps * recipe.training.batch_size),
                    vae_pictures=min(recipe.vae_pictures, steps * recipe.vae_training.batch_size),
                    vae_training=replace(recipe.vae_training, steps=steps, minutes=None), words_training=replace(recipe.words_training, steps=steps, minutes=None),
-                   training=replace(recipe.training, steps=steps, minutes=None))
+                   reader_training=replace(recipe.reader_training, steps=steps, minutes=None), training=replace(recipe.training, steps=steps, minutes=None))
 
 # %% ../nbs/25_recipe.ipynb #385e1808
 def load_pictures(
@@ -450,6 +463,55 @@ def resident(
         return latents[indices].float(), ids[rows].long()
     return batch
 
+# %% ../nbs/25_recipe.ipynb #d892f0a5
+def caption_pairs(
+    latents: LatentDataset,  # and captions
+    tokenizer: Tokenizer,
+    batch_size: int,
+    seed: int,
+) -> Callable[[int], tuple[Tensor, Tensor]]:  # number -> latents [n, c, h, w], token ids [n, 2, m]
+    "Batches for a reader: of each picture the longest caption, which says most, and any other."
+    order = Shuffled(len(latents), batch_size, seed)
+
+    def batch(number):
+        indices, pairs = order(number).tolist(), []
+        draws = torch.rand(len(indices), generator=step_generator(seed, number), dtype=torch.float64).tolist()
+        for options, draw in zip((latents.captions[index] for index in indices), draws):
+            pairs += [max(options, key=len), options[int(draw * len(options))]]
+        return latents.latents(indices), tokenizer(pairs).unflatten(0, (-1, 2))
+    return batch
+
+
+def train_reader(
+    tokenizer: Tokenizer,
+    latents: LatentDataset,  # to train on
+    held_out: tuple[Tensor, list[str]],  # latents and captions to validate on
+    recipe: Recipe,
+    folder: Path,  # for checkpoints
+    device: str | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+    grain: float = 0.3,  # most noise on a latent: what it will read is no render
+) -> Reader:
+    "Train a reader (notebook 16) that chooses among drawings."
+    torch.manual_seed(recipe.seed + 3)
+    reader = Reader(ReaderConfig(latents.shape[0], latents.shape[-1], len(tokenizer.vocabulary), tokenizer.end, tokenizer.max_length))
+    run = start_run(reader, replace(recipe.reader_training, seed=recipe.seed + 3), folder / "training" / "reader", device)
+    if resume:
+        resume_run(run, say)
+    device = run.accelerator.device
+
+    def loss(reader, batch, generator):
+        pictures, ids = (values.to(device) for values in batch)
+        strength = grain * torch.rand(len(pictures), 1, 1, 1, generator=generator, device=device)
+        return reading_loss(reader, pictures + strength * torch.randn(pictures.shape, generator=generator, device=device), ids)
+
+    fixed = held_out[0], tokenizer(held_out[1])[:, None]
+    batches = caption_pairs(latents, tokenizer, recipe.reader_training.batch_size, recipe.seed + 3)
+    train(run, loss, batches, lambda reader: loss(reader, fixed, step_generator(0, -1, device)), name="reader")
+    run.ema.copy_to(run.network)
+    return run.network.eval().requires_grad_(False)
+
 # %% ../nbs/25_recipe.ipynb #15f660ed
 def train_words(
     text_encoder: TextEncoder,  # gets the trained weights
@@ -463,10 +525,11 @@ def train_words(
     device: str | None = None,
     resume: bool = False,
     say: Callable[[str], None] = print,
+    reader: Reader | None = None,  # trained; what it sees is painted, too
 ) -> Painter:
-    "Train the text encoder together with a painter of average pictures."
+    "Train the text encoder together with a painter of average pictures, and of what a reader sees on average."
     torch.manual_seed(recipe.seed + 2)
-    painter = Painter(latents.shape[0], latents.shape[-1], text_encoder.config.hidden_size)
+    painter = Painter(latents.shape[0] + (reader.config.hidden_size if reader else 0), latents.shape[-1], text_encoder.config.hidden_size)
     networks = nn.ModuleDict({"text_encoder": text_encoder, "painter": painter})
     run = start_run(networks, replace(recipe.words_training, seed=recipe.seed + 2), folder / "training" / "words", device)
     if resume:
@@ -474,11 +537,17 @@ def train_words(
     device, batches = run.accelerator.device, LatentBatches(latents, recipe.words_training.batch_size, 0.0, recipe.seed + 2, recipe.twice)
     paint = lambda networks, ids: networks["painter"](*networks["text_encoder"](ids.to(device)))
 
+    def target(pictures):  # [n, c, h, w] -> the same, or [n, c + d, h, w]
+        if reader is None: return pictures
+        with torch.no_grad(): seen = reader.see(pictures).float().transpose(1, 2)  # [n, d, places]
+        side = math.isqrt(seen.shape[2])
+        return torch.cat([pictures, F.interpolate(seen.unflatten(2, (side, side)), pictures.shape[2:])], 1)
+
     def loss(networks, batch, generator=None):
-        return F.mse_loss(paint(networks, batch[1]).float(), batch[0].to(device))
+        return F.mse_loss(paint(networks, batch[1]).float(), target(batch[0].to(device)))
 
     def sample(networks, step):
-        pictures = to_pil((decode(vae, paint(networks, tokenizer(list(prompts)))) + 1) / 2)
+        pictures = to_pil((decode(vae, paint(networks, tokenizer(list(prompts)))[:, :latents.shape[0]]) + 1) / 2)
         keep_picture(image_grid(pictures, 8), folder / "samples" / f"words-{step:06d}.png")
 
     fixed = held_out[0], tokenizer(held_out[1])
@@ -505,7 +574,8 @@ def train_diffusion(
     held_out = held_out[0], [texts[0] for texts in shorten([[text] for text in held_out[1]], room)]
     tokenizer = build_tokenizer(latents.captions, recipe.text.max_position_embeddings, start)
     networks, schedule = build_networks(recipe, tokenizer, start), Schedule.from_config(recipe.schedule)
-    train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say)
+    reader = train_reader(tokenizer, latents, held_out, recipe, folder, device, resume, say) if recipe.reader else None
+    train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say, reader)
     on_gpu = training_device(device).type == "cuda"
     if on_gpu:
         networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
@@ -516,7 +586,7 @@ def train_diffusion(
     device, batches = run.accelerator.device, LatentBatches(latents, recipe.training.batch_size, recipe.caption_dropout, recipe.seed, recipe.twice)
     batches = resident(batches, tokenizer, device) if fits else tokenized(batches, tokenizer)
     schedule = schedule.to(device) if on_gpu else schedule
-    model = TextToImage(networks["unet"], vae, networks["text_encoder"], tokenizer, recipe.schedule)
+    model = TextToImage(networks["unet"], vae, networks["text_encoder"], tokenizer, recipe.schedule, reader=reader)
     fixed = held_out[0], tokenizer(held_out[1])
 
     def loss(networks, batch, generator):
