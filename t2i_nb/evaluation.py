@@ -419,11 +419,9 @@ def draw_pictures(
     "One picture of each sentence. ValueError for another precision."
     if precision not in ("no", "bf16"): raise ValueError(f"precision is {precision!r}, but must be 'no' or 'bf16'.")
     with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        candidates = []
-        for first in range(seed * best_of, (seed + 1) * best_of):
-            for step in model.stream(list(texts), seeds=range(first, first + len(texts) * best_of, best_of), **settings): pass
-            candidates.append(step.x)
-        return decode(model.vae, keep_best(model, texts, torch.stack(candidates, 1))).float()
+        candidates = [text for text in texts for _ in range(best_of)]
+        for step in model.stream(candidates, seeds=range(seed * best_of, (seed + len(texts)) * best_of), **settings): pass
+        return decode(model.vae, keep_best(model, texts, step.x.unflatten(0, (-1, best_of)))).float()
 
 
 def check_folder(path: Path) -> None:
@@ -455,7 +453,7 @@ def scene_eval(
     verdicts = kept_verdicts(Path(kept), header) if kept is not None else []
     with torch.inference_mode(), tqdm(total=len(texts), initial=len(verdicts), desc="SceneEval", unit=" pictures", dynamic_ncols=True) as bar:
         while len(verdicts) < len(texts):
-            start, batch = len(verdicts), texts[len(verdicts):len(verdicts) + batch_size]
+            start, batch = len(verdicts), texts[len(verdicts):len(verdicts) + max(1, batch_size // best_of)]
             verdicts += [shows(reading, demands[text]) for reading, text in zip(read_scenes(judge, draw_pictures(model, batch, start, settings, precision, best_of)), batch)]
             if kept is not None: write_json({**header, "verdicts": verdicts}, Path(kept))
             bar.update(len(batch))
