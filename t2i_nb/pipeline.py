@@ -33,7 +33,7 @@ __all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models'
            'check_prompt', 'suggest', 'check_whole', 'check_settings', 'encode_prompts', 'text_denoiser',
            'visited_steps', 'first_sample', 'guidance_end', 'ddim_end', 'run_sampler', 'sample_latents',
            'choose_settings', 'check_prompts', 'check_best_of', 'keep_best', 'generate', 'TextToImage', 'load_model',
-           'load_reader', 'check_parts', 'check_index', 'save_model', 'save_weights']
+           'load_reader', 'check_parts', 'check_index', 'save_model', 'write_part', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -510,15 +510,9 @@ def save_model(model: TextToImage, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model_index.json").unlink(missing_ok=True)  # no model until all of its parts are new
     for name, (library, weights) in PARTS.items():
-        part, place = getattr(model, name), folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        save_weights(part, place / weights)
-        write_json({"_class_name": library[1], **part.config.to_dict()}, place / "config.json")
+        write_part(getattr(model, name), folder / name, library[1], weights)
     (folder / "reader" / "config.json").unlink(missing_ok=True)  # of an older model, perhaps
-    if model.reader is not None:
-        (folder / "reader").mkdir(exist_ok=True)
-        save_weights(model.reader, folder / "reader" / "diffusion_pytorch_model.safetensors")
-        write_json({"_class_name": "Reader", **model.reader.config.to_dict()}, folder / "reader" / "config.json")
+    if model.reader is not None: write_part(model.reader, folder / "reader", "Reader")
     model.tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = "DDPMScheduler" if model.schedule_config.beta_schedule == "sigmoid" else "DDIMScheduler"  # the only one of diffusers' with a sigmoid
@@ -528,6 +522,13 @@ def save_model(model: TextToImage, folder: Path) -> Path:
              "defaults": model.defaults}
     write_json(index, folder / "model_index.json")
     return folder
+
+
+def write_part(network: nn.Module, folder: Path, kind: str, weights: str = "diffusion_pytorch_model.safetensors") -> None:
+    "Write one network: its weights, then its configuration, which says that it is finished."
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(network, folder / weights)
+    write_json({"_class_name": kind, **network.config.to_dict()}, folder / "config.json")
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -110,12 +110,12 @@ def log_likelihood(
     rows = ids.flatten(0, 1)  # [n k, m]
     ends = rows == reader.config.end
     if not ends.any(1).all(): raise ValueError("A sentence has no end word: make ids with the reader's own tokenizer.")
-    rows = rows[:, :ends.int().argmax(1).max() + 1]  # nothing is behind the longest sentence's end
+    words = ends.int().argmax(1)  # up to the first end word, the start word not counted [n k]
+    rows = rows[:, :words.max() + 1]  # nothing is behind the longest sentence's end
     logits, said = reader(reader.see(pictures), rows[:, :-1]).float(), rows[:, 1:]
-    ended = said == reader.config.end
-    spoken = ended.cumsum(1) - ended.int() == 0  # up to the first end word
+    spoken = torch.arange(said.shape[1], device=said.device) < words[:, None]
     surprise = F.cross_entropy(logits.transpose(1, 2), said, reduction="none") * spoken  # [n k, m - 1]
-    return -surprise.sum(1).view(ids.shape[:2]), spoken.sum(1).view(ids.shape[:2])
+    return -surprise.sum(1).view(ids.shape[:2]), words.view(ids.shape[:2])
 
 
 def reading_loss(reader: Reader, pictures: Tensor, ids: Tensor) -> Tensor:  # [n, c, h, w], [n, k, m] -> scalar

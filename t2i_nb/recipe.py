@@ -22,8 +22,8 @@ from .data import ScenesDataset
 from .diffusion import diffusion_loss, min_snr_weights, q_sample, training_target
 from .latents import LatentBatches, LatentDataset, data_to_latents, decode, encode, read_batch
 from .painter import Painter
+from .pipeline import WEIGHTS, TextToImage, check_whole, find_model, load_weights, predict, write_part
 from .reader import Reader, ReaderConfig, reading_loss
-from .pipeline import WEIGHTS, TextToImage, check_whole, find_model, load_weights, predict, save_weights
 from .scenes import BARE, FULL, image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
@@ -35,10 +35,10 @@ from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_words_training',
            'default_reader_training', 'default_training', 'OwnPictures', 'Recipe', 'override', 'like_start',
            'read_recipe', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats',
-           'quiet_start', 'train_vae', 'keep_picture', 'write_part', 'draw_times', 'text_to_image_loss',
-           'build_tokenizer', 'build_networks', 'keep_samples', 'shorten', 'tokenized', 'resident', 'caption_pairs',
-           'train_reader', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run',
-           'train_text_to_image', 'finished_vae']
+           'quiet_start', 'train_vae', 'keep_picture', 'draw_times', 'text_to_image_loss', 'build_tokenizer',
+           'build_networks', 'keep_samples', 'shorten', 'tokenized', 'resident', 'caption_pairs', 'train_reader',
+           'train_words', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run', 'train_text_to_image',
+           'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -334,13 +334,6 @@ def keep_picture(picture, path: Path) -> None:
 
         display(picture)
 
-
-def write_part(network: nn.Module, folder: Path, kind: str) -> None:
-    "Write one network: its weights, then its configuration, which says that it is finished."
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(network, folder / "diffusion_pytorch_model.safetensors")
-    write_json({"_class_name": kind, **network.config.to_dict()}, folder / "config.json")
-
 # %% ../nbs/25_recipe.ipynb #6d78c93d
 def draw_times(
     count: int,  # how many
@@ -471,13 +464,11 @@ def caption_pairs(
     seed: int,
 ) -> Callable[[int], tuple[Tensor, Tensor]]:  # number -> latents [n, c, h, w], token ids [n, 2, m]
     "Batches for a reader: of each picture the longest caption, which says most, and any other."
-    order = Shuffled(len(latents), batch_size, seed)
+    batches = LatentBatches(latents, batch_size, 0.0, seed)
 
     def batch(number):
-        indices, pairs = order(number).tolist(), []
-        draws = torch.rand(len(indices), generator=step_generator(seed, number), dtype=torch.float64).tolist()
-        for options, draw in zip((latents.captions[index] for index in indices), draws):
-            pairs += [max(options, key=len), options[int(draw * len(options))]]
+        indices, drawn = batches.chosen(number)
+        pairs = [text for index, other in zip(indices, drawn) for text in (max(latents.captions[index], key=len), other)]
         return latents.latents(indices), tokenizer(pairs).unflatten(0, (-1, 2))
     return batch
 
