@@ -93,7 +93,7 @@ def word_maps(
     prompt: str,
     seed: int = 0,
     negative: str = "",  # what to walk away from, while guidance lasts
-    **settings,  # steps, sampler, guidance, guidance_until and eta; the model's own where they are not given
+    **settings,  # steps, sampler, guidance, guidance_until, eta and reader_guidance; the model's own where they are not given
 ) -> WordMaps:
     "Draw a picture, and say which word painted where: cross-attention, averaged over steps and blocks. Raises ValueError, in one sentence. (After DAAM, Tang et al. 2023, with the finest blocks only)"
     settings = choose_settings(model, settings, seed=seed)

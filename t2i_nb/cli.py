@@ -137,7 +137,8 @@ def drawing_options(command):
                click.option("--sampler", help="ddpm, ddim, euler or dpm.  [default: the model's, dpm]"),
                click.option("--guidance", type=float, help="How strongly to follow the words; 1 is no guidance.  [default: the model's]"),
                click.option("--guidance-until", type=int, help="The time step at which guidance ends; 0 is never.  [default: the model's]"),
-               click.option("--eta", type=float, help="Fresh noise in the steps of ddim and dpm after guidance, 0 to 1.  [default: the model's]"))
+               click.option("--eta", type=float, help="Fresh noise in the steps of ddim and dpm after guidance, 0 to 1.  [default: the model's]"),
+               click.option("--reader-guidance", type=float, help="How strongly the model's reader corrects the drawing.  [default: the model's, 0]"))
     for option in reversed(options):  # as decorators, the last is applied first
         command = option(command)
     return command

@@ -44,6 +44,7 @@ class Request:
     guidance: float | None = None
     guidance_until: int | None = None
     eta: float | None = None
+    reader_guidance: float | None = None
     model: str | None = None  # a shipped model's name, or a folder; None: the first that there is
 
     def code(self) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import data
 from .latents import decode, encode
 from .pipeline import (TextToImage, check_prompts, check_whole, choose_settings, ddim_end, encode_prompts, first_sample, guidance_end,
-                             run_sampler, text_denoiser, visited_steps)
+                             read_along, run_sampler, text_denoiser, visited_steps)
 from .samplers import Level, Step, level_at, randn
 from .schedules import Schedule
 
@@ -89,10 +89,12 @@ def edit_latents(
     guidance: float = 3.0,  # scale; 1 is none
     guidance_until: int = 0,  # the time step at which guidance ends; 0: never
     eta: float = 0.0,  # share of fresh noise after guidance
+    reader_guidance: float = 0.0,  # how strongly the model's reader corrects
 ) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
     "Yield each step from a picture to a changed one. Nothing is checked but the strength; iterate under `torch.inference_mode()`."
     until = guidance_end(guidance, guidance_until)
     denoise = text_denoiser(model, encode_prompts(model, prompts, negative, guidance), guidance, until)
+    denoise = read_along(model, denoise, prompts, reader_guidance)
     denoise = denoise if mask is None else hold(denoise, latents, mask)
     visited, generators = remaining(visited_steps(model, steps, sampler), strength), [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda x: randn((len(prompts), *x.shape[1:]), generators, model.device)
@@ -149,7 +151,7 @@ def image_to_image(
     seed: int = 0,  # of the first
     n: int = 1,  # pictures
     batch_size: int = 16,  # drawn at once
-    **settings,  # steps, sampler, guidance, guidance_until and eta; the model's own where they are not given
+    **settings,  # steps, sampler, guidance, guidance_until, eta and reader_guidance; the model's own where they are not given
 ) -> list[Image.Image]:  # n pictures of the model's size
     "Change a picture towards a sentence. Raises ValueError or FileNotFoundError, in one sentence, for what can't be done. (SDEdit: Meng et al. 2022)"
     settings = choose_settings(model, settings, n, seed)
@@ -204,7 +206,7 @@ def inpaint(
     seed: int = 0,  # of the first
     n: int = 1,  # pictures
     batch_size: int = 16,  # drawn at once
-    **settings,  # steps, sampler, guidance_until and eta; the model's own where they are not given
+    **settings,  # steps, sampler, guidance_until, eta and reader_guidance; the model's own where they are not given
 ) -> list[Image.Image]:  # n pictures of the model's size, outside the mask as it was
     "Repaint a part of a picture. Raises ValueError or FileNotFoundError, in one sentence, for what can't be done. (RePaint: Lugmayr et al. 2022)"
     settings = choose_settings(model, {**settings, "guidance": max(1.0, model.defaults["guidance"] / 2) if guidance is None else guidance}, n, seed)
@@ -241,7 +243,7 @@ def interpolate(
     batch_size: int = 16,  # drawn at once
     **settings,  # steps, sampler (not ddpm), guidance and guidance_until; the model's own where they are not given
 ) -> list[Image.Image]:  # as many as frames
-    "A path between two pictures. Raises ValueError, in one sentence, for what can't be drawn."
+    "A path between two pictures. A reader corrects nothing here, as there is no sentence halfway. Raises ValueError, in one sentence, for what can't be drawn."
     for ends in (prompts, seeds):
         if not isinstance(ends, (tuple, list)) or len(ends) != 2: raise ValueError("A path has two ends: give two prompts and two seeds.")
     check_whole("frames", frames, 2, 1000)

@@ -448,7 +448,7 @@ def scene_eval(
     for text in demands:
         if remark := check_prompt(text, model.tokenizer): raise ValueError(f"This model can't be judged by sentences about scenes. {remark}")
     texts = [p.text for p in prompts for _ in range(images)]
-    eyes = (model.reader,) if best_of > 1 else ()
+    eyes = (model.reader,) if best_of > 1 or settings["reader_guidance"] else ()
     header = {"networks": fingerprint(model.text_encoder, model.unet, model.vae, judge, *eyes), "best_of": best_of, "settings": settings, "precision": precision, "images": images, "prompts": [p.text for p in prompts]}
     verdicts = kept_verdicts(Path(kept), header) if kept is not None else []
     with torch.inference_mode(), tqdm(total=len(texts), initial=len(verdicts), desc="SceneEval", unit=" pictures", dynamic_ncols=True) as bar:
@@ -467,6 +467,7 @@ def kept_verdicts(
     "The verdicts in a file; none if there is no file. Raises ValueError for those of another evaluation, and where no file can be written."
     check_folder(path)
     found = {"best_of": 1, **read_json(path)} if path.exists() else {**header, "verdicts": []}
+    found["settings"] = {"reader_guidance": 0.0, **found.get("settings", {})}  # as it was before there was one
     verdicts = found.get("verdicts")
     if any(found.get(key) != value for key, value in header.items()) or not isinstance(verdicts, list) or len(verdicts) > header["images"] * len(header["prompts"]):
         raise ValueError(f"{path} is of another evaluation (another model, other settings or sentences): name another file, or remove it.")

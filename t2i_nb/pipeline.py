@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .bpe import BPETokenizer
 from .latents import decode
-from .reader import Reader, ReaderConfig, best_of as choose_best
+from .reader import Reader, ReaderConfig, best_of as choose_best, reading_gradient
 from .samplers import SAMPLERS, Step, guided, level_at, make_denoiser, randn, time_steps
 from .schedules import Schedule, ScheduleConfig
 from .scenes import to_pil
@@ -31,9 +31,9 @@ from .vae import VAE, VAEConfig
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'load_weights', 'fill', 'today', 'shipped_models', 'placed', 'find_model', 'download', 'predict',
            'check_prompt', 'suggest', 'check_whole', 'check_settings', 'encode_prompts', 'text_denoiser',
-           'visited_steps', 'first_sample', 'guidance_end', 'ddim_end', 'run_sampler', 'sample_latents',
-           'choose_settings', 'check_prompts', 'check_best_of', 'keep_best', 'generate', 'TextToImage', 'load_model',
-           'load_reader', 'check_parts', 'check_index', 'save_model', 'write_part', 'save_weights']
+           'visited_steps', 'first_sample', 'guidance_end', 'ddim_end', 'run_sampler', 'read_along', 'sample_latents',
+           'choose_settings', 'check_prompts', 'check_best_of', 'check_reader', 'keep_best', 'generate', 'TextToImage',
+           'load_model', 'load_reader', 'check_parts', 'check_index', 'save_model', 'write_part', 'save_weights']
 
 # %% ../nbs/22_text_to_image.ipynb #2b26bdb4
 def load_weights(
@@ -136,10 +136,11 @@ def predict(
     t: Tensor,  # time steps [n]
     hidden: Tensor,  # the tokens' vectors [n, m, d]
     pooled: Tensor,  # the sentences' vectors [n, d]
+    maps: list | None = None,  # gets the UNet's inner maps
 ) -> Tensor:  # the UNet's output [n, c, h, w]
     "Give a UNet the text in the way that its configuration asks for."
     labels = pooled if unet.config.class_embed_type else None
-    return unet(x, t, hidden, class_labels=labels)
+    return unet(x, t, hidden, labels, maps)
 
 # %% ../nbs/22_text_to_image.ipynb #da558e65
 def check_prompt(
@@ -194,6 +195,7 @@ def check_settings(
     seed: int = 0,  # of the first picture
     guidance_until: int = 0,  # the time step at which guidance ends
     eta: float = 0.0,  # share of fresh noise
+    reader_guidance: float = 0.0,  # how strongly the reader corrects
 ) -> None:
     "Raise ValueError, in one sentence, for a setting that makes no sense."
     if sampler not in SAMPLERS:
@@ -206,6 +208,8 @@ def check_settings(
         raise ValueError(f"guidance_until is {guidance_until!r}, but must be a time step from 0 (guidance all the way) to {schedule_steps}.")
     if isinstance(eta, bool) or not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta!r}, but must be a number from 0 (no fresh noise) to 1.")
+    if isinstance(reader_guidance, bool) or not isinstance(reader_guidance, (int, float)) or not 0 <= reader_guidance < math.inf:
+        raise ValueError(f"reader_guidance is {reader_guidance!r}, but must be a number, 0 or more (0 is none, 20 is usual).")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63 - n:
         raise ValueError(f"seed is {seed!r}, but must be a whole number, 0 or more.")
     if size % multiple:
@@ -294,6 +298,23 @@ def run_sampler(
     if sampler == "ddim": options["end"] = ddim_end(model)
     yield from SAMPLERS[sampler](denoise, x, model.schedule, visited, **options)
 
+# %% ../nbs/22_text_to_image.ipynb #2f6e09cc
+def read_along(
+    model: TextToImage,  # with a reader
+    denoise: Callable[[Tensor, float], Tensor],  # predicts x_0
+    prompts: Sequence[str],  # of each sample
+    strength: float,  # r: 0 leaves everything as it is
+) -> Callable[[Tensor, float], Tensor]:  # the same, corrected
+    "Let a model's reader correct each predicted x_0. (After Dhariwal & Nichol 2021, section 4.1; the gradient stops at x_0, as in Bansal et al. 2023, eq. 6)"
+    if not strength: return denoise
+    ids = model.tokenizer(list(prompts)).to(model.device)  # [n, m]
+
+    def corrected(x: Tensor, t: float) -> Tensor:
+        x0 = denoise(x, t)
+        return x0 + strength * level_at(model.schedule, t).noise ** 2 * reading_gradient(model.reader, x0, ids)
+
+    return corrected
+
 # %% ../nbs/22_text_to_image.ipynb #4f5b0369
 def sample_latents(
     model: TextToImage,
@@ -305,12 +326,13 @@ def sample_latents(
     guidance: float = 3.0,  # scale; 1 is none
     guidance_until: int = 0,  # the time step at which guidance ends; 0: never
     eta: float = 0.0,  # 0 to 1: fresh noise in the steps of ddim and dpm after guidance has ended (in all steps if it never does)
+    reader_guidance: float = 0.0,  # how strongly the model's reader corrects; 0: not at all
     size: int | None = None,  # side in pixels; None: what the model was trained on
 ) -> Iterator[Step]:  # (t, x, x0), latents [n, c, h, w]
     "Yield each step of one sampler run over a batch of prompts. Nothing is checked; iterate under `torch.inference_mode()`."
     side, until = (size or model.size) // model.vae.downsampling, guidance_end(guidance, guidance_until)
     denoise = text_denoiser(model, encode_prompts(model, prompts, negative, guidance), guidance, until)
-    visited = visited_steps(model, steps, sampler)
+    denoise, visited = read_along(model, denoise, prompts, reader_guidance), visited_steps(model, steps, sampler)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda shape: randn(shape, generators, model.device)
     x = first_sample(model, draw((len(prompts), model.unet.config.in_channels, side, side)), visited, sampler)
@@ -319,7 +341,7 @@ def sample_latents(
 # %% ../nbs/22_text_to_image.ipynb #f0b013c8
 def choose_settings(
     model: TextToImage,
-    chosen: dict,  # some of steps, sampler, guidance, guidance_until and eta; None counts as not given
+    chosen: dict,  # some of steps, sampler, guidance, guidance_until, eta and reader_guidance; None counts as not given
     n: int = 1,  # pictures a prompt
     seed: int = 0,  # of the first
     size: int | None = None,  # side in pixels; None: what the model was trained on
@@ -329,6 +351,7 @@ def choose_settings(
         raise ValueError(f"There is no setting {min(unknown)!r}: choose from {', '.join(model.defaults)}.")
     settings = {**model.defaults, **{name: value for name, value in chosen.items() if value is not None}}
     check_settings(**settings, n=n, size=model.size if size is None else size, multiple=model.vae.downsampling, schedule_steps=model.schedule.steps, seed=seed)
+    if settings["reader_guidance"]: check_reader(model, size, "reader_guidance", 0)
     return settings
 
 
@@ -350,10 +373,20 @@ def check_best_of(
 ) -> None:
     "Raise ValueError, in one sentence, for a number that makes no sense, and where nobody could choose."
     check_whole("best_of", best_of, 1, 1000)
-    if best_of > 1 and model.reader is None:
-        raise ValueError("This model has no reader to choose among several candidates: train one (reader = true in the recipe), or leave best_of at 1.")
-    if best_of > 1 and size not in (None, model.size):
-        raise ValueError(f"This model's reader reads pictures of {model.size} pixels, not of {size}: leave best_of at 1, or size out.")
+    if best_of > 1: check_reader(model, size, "best_of", 1)
+
+
+def check_reader(
+    model: TextToImage,
+    size: int | None,  # of the pictures; None: the model's
+    setting: str,  # what needs it
+    neutral: int,  # the value that doesn't
+) -> None:
+    "Raise ValueError, in one sentence, where a model has no reader, or one of other sizes."
+    if model.reader is None:
+        raise ValueError(f"This model has no reader: train one (reader = true in the recipe), or leave {setting} at {neutral}.")
+    if size not in (None, model.size):
+        raise ValueError(f"This model's reader reads pictures of {model.size} pixels, not of {size}: leave {setting} at {neutral}, or size out.")
 
 
 def keep_best(
@@ -375,6 +408,7 @@ def generate(
     guidance: float | None = None,  # 0 or more; 1 is none, 3 usual; None: the model's own
     guidance_until: int | None = None,  # the time step at which guidance ends, 0 for never; None: the model's own
     eta: float | None = None,  # 0 to 1: fresh noise in the steps of ddim and dpm after guidance; None: the model's own
+    reader_guidance: float | None = None,  # how strongly the model's reader corrects, 0 for not at all; None: the model's own
     negative: str = "",  # what to walk away from, while guidance lasts; without effect at guidance 1
     seed: int = 0,  # of a prompt's first picture, 0 or more
     n: int = 1,  # pictures a prompt
@@ -387,7 +421,8 @@ def generate(
     from tqdm.auto import tqdm
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    settings = choose_settings(model, {"steps": steps, "sampler": sampler, "guidance": guidance, "guidance_until": guidance_until, "eta": eta}, n, seed, size)
+    settings = choose_settings(model, {"steps": steps, "sampler": sampler, "guidance": guidance, "guidance_until": guidance_until, "eta": eta,
+                                      "reader_guidance": reader_guidance}, n, seed, size)
     check_whole("batch_size", batch_size, 1)
     check_prompts(model, prompts, negative)
     check_best_of(model, best_of, size)
@@ -413,12 +448,12 @@ class TextToImage:
         text_encoder: TextEncoder,
         tokenizer: Tokenizer | BPETokenizer,
         schedule_config: ScheduleConfig,
-        defaults: dict | None = None,  # of steps, sampler, guidance, guidance_until and eta
-        reader: Reader | None = None,  # chooses among several candidates; None: there is no choice
+        defaults: dict | None = None,  # of steps, sampler, guidance, guidance_until, eta and reader_guidance
+        reader: Reader | None = None,  # chooses among several candidates, and corrects; None: there is nobody
     ):
         self.unet, self.vae, self.text_encoder, self.tokenizer, self.reader = unet, vae, text_encoder, tokenizer, reader
         self.schedule_config, self.schedule = schedule_config, Schedule.from_config(schedule_config)
-        self.defaults = {"steps": 20, "sampler": "dpm", "guidance": 3.0, "guidance_until": 0, "eta": 0.0, **(defaults or {})}
+        self.defaults = {"steps": 20, "sampler": "dpm", "guidance": 3.0, "guidance_until": 0, "eta": 0.0, "reader_guidance": 0.0, **(defaults or {})}
 
     @property
     def device(self) -> torch.device: return next(self.unet.parameters()).device

@@ -15,7 +15,7 @@ from .layers import Attention, Downsample, ResnetBlock
 from .text import EncoderLayer, TextConfig
 
 # %% auto #0
-__all__ = ['ReaderConfig', 'LookingLayer', 'Reader', 'log_likelihood', 'reading_loss', 'best_of']
+__all__ = ['ReaderConfig', 'LookingLayer', 'Reader', 'log_likelihood', 'reading_loss', 'best_of', 'reading_gradient']
 
 # %% ../nbs/16_reader.ipynb #b3d5ff02
 @dataclass
@@ -133,3 +133,15 @@ def best_of(
     "The candidate that the sentence fits best, as the reader reads it."
     scores = [log_likelihood(reader, group, row.expand(len(group), 1, -1))[0][:, 0] for group, row in zip(pictures, ids, strict=True)]
     return torch.stack(scores).nan_to_num(nan=-torch.inf).argmax(1)  # a broken candidate never wins
+
+# %% ../nbs/16_reader.ipynb #3a88715c
+def reading_gradient(
+    reader: Reader,  # with frozen weights
+    pictures: Tensor,  # or latents [n, c, h, w]
+    ids: Tensor,  # of a sentence about each [n, m]
+) -> Tensor:  # [n, c, h, w]
+    "The direction in which each picture fits its sentence better: the gradient of log p(sentence | picture)."
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(pictures.device.type, enabled=False):
+        free = pictures.float().clone().requires_grad_()
+        total = log_likelihood(reader, free, ids.clone()[:, None])[0].sum()  # each picture has a term of its own
+        return torch.autograd.grad(total, free)[0].to(pictures.dtype)

@@ -34,11 +34,11 @@ from .vae import VAE, VAEConfig, latent_scale, psnr, vae_loss
 # %% auto #0
 __all__ = ['PROMPTS', 'default_vae', 'default_text', 'default_unet', 'default_vae_training', 'default_words_training',
            'default_reader_training', 'default_training', 'OwnPictures', 'Recipe', 'override', 'like_start',
-           'read_recipe', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures', 'spread', 'to_floats',
-           'quiet_start', 'train_vae', 'keep_picture', 'draw_times', 'text_to_image_loss', 'build_tokenizer',
-           'build_networks', 'keep_samples', 'shorten', 'tokenized', 'resident', 'caption_pairs', 'train_reader',
-           'train_words', 'train_diffusion', 'open_folder', 'kept_recipe', 'extend_run', 'train_text_to_image',
-           'finished_vae']
+           'read_recipe', 'alignment_level', 'check_recipe', 'scale_to_minutes', 'scale_to_steps', 'load_pictures',
+           'spread', 'to_floats', 'quiet_start', 'train_vae', 'keep_picture', 'draw_times', 'see_clean', 'Alignment',
+           'text_to_image_loss', 'build_tokenizer', 'build_networks', 'keep_samples', 'shorten', 'tokenized',
+           'resident', 'caption_pairs', 'train_reader', 'train_words', 'train_diffusion', 'open_folder', 'kept_recipe',
+           'extend_run', 'train_text_to_image', 'finished_vae']
 
 # %% ../nbs/25_recipe.ipynb #ddba58c9
 def default_vae() -> VAEConfig:
@@ -124,6 +124,7 @@ class Recipe:
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"))
     own: OwnPictures = field(default_factory=OwnPictures)
     reader: bool = False  # whether a reader is trained, too: it chooses among several drawings, and the text encoder learns to foresee what it sees
+    align: float = 0.0  # how strongly the UNet learns to see in noisy latents what the reader sees in clean ones; 0: not at all
     reader_training: TrainingConfig = field(default_factory=default_reader_training)
     words_training: TrainingConfig = field(default_factory=default_words_training)
     training: TrainingConfig = field(default_factory=default_training)
@@ -175,6 +176,13 @@ def read_recipe(
     return check_recipe(like_start(override(Recipe(), {**changes, "start": start} if start else changes, "recipe")))
 
 
+def alignment_level(
+    side: int,  # of the latents
+) -> int:  # counted from 0
+    "The level of a UNet whose map is as large as what a reader sees: at most 8 x 8."
+    return 0 if side <= 8 else 1 + alignment_level((side + 1) // 2)
+
+
 def check_recipe(
     recipe: Recipe,  # any
 ) -> Recipe:  # the same
@@ -200,6 +208,12 @@ def check_recipe(
         raise ValueError('twice must be a list of words, such as ["cube", "cubes"].')
     if not isinstance(recipe.reader, bool):
         raise ValueError(f"reader is {recipe.reader!r}, but must be true or false.")
+    if isinstance(recipe.align, bool) or not isinstance(recipe.align, (int, float)) or not 0 <= recipe.align < math.inf:
+        raise ValueError(f"align is {recipe.align!r}, but must be a number, 0 or more.")
+    if recipe.align and not recipe.reader:
+        raise ValueError("align needs a reader to align with: add reader = true, or leave align out.")
+    if recipe.align and alignment_level(unet.sample_size) >= len(unet.block_out_channels):
+        raise ValueError(f"align needs a UNet that goes down to 8 x 8: give it at least {alignment_level(unet.sample_size) + 1} levels.")
     for training in (recipe.vae_training, recipe.reader_training, recipe.words_training, recipe.training):
         check_training_config(training)
     return recipe
@@ -345,24 +359,59 @@ def draw_times(
     share = torch.rand(count, generator=generator, device=generator.device) ** (1 / power)  # in [0, 1)
     return (share * steps).long().clamp(max=steps - 1)
 
+# %% ../nbs/25_recipe.ipynb #0e961eec
+@torch.no_grad()
+def see_clean(
+    reader: Reader,  # trained
+    latents: Tensor,  # clean ones [n, c, h, w]
+) -> Tensor:  # [n, places, d]
+    "What a reader sees, as a target: in float32, without gradients."
+    return reader.see(latents).float()
+
+
+class Alignment(nn.Module):
+    "How far a UNet's inner map is from what a reader sees, after a small network has translated it. (REPA: Yu et al. 2024)"
+
+    def __init__(
+        self,
+        unet: UNetConfig,
+        reader: ReaderConfig,
+    ):
+        super().__init__()
+        self.level, width = alignment_level(reader.side), reader.hidden_size
+        self.translate = nn.Sequential(nn.Linear(unet.block_out_channels[self.level], 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(
+        self,
+        maps: list[Tensor],  # from the UNet, of each level
+        seen: Tensor,  # [n, places, d]
+    ) -> Tensor:  # scalar from 0, the same directions, to 2
+        "One minus the average cosine of the angle between the two, place by place."
+        translated = self.translate(maps[self.level].flatten(2).transpose(1, 2))  # [n, places, d]
+        return 1 - F.cosine_similarity(translated.float(), seen, dim=2).mean()
+
 # %% ../nbs/25_recipe.ipynb #1207898f
 def text_to_image_loss(
-    networks: nn.ModuleDict,  # "unet" and "text_encoder"
+    networks: nn.ModuleDict,  # "unet", "text_encoder"; for `align` also "alignment"
     batch: tuple[Tensor, Tensor],  # latents [n, c, h, w], token ids [n, m]
     generator: torch.Generator,  # for noise and time steps
     schedule: Schedule,
     prediction_type: str,
     min_snr_gamma: float | None = None,  # None: uniform weights
     time_power: float = 1.0,  # above 1: noisy time steps are drawn more often
+    align: float = 0.0,  # weight of the alignment with a reader
+    reader: Reader | None = None,  # trained, where `align` isn't 0
 ) -> Tensor:  # scalar
-    "The loss of latent diffusion with text: MSE between the UNet's answer and its target (LDM, eq. 3)."
+    "The loss of latent diffusion with text: MSE between the UNet's answer and its target (LDM, eq. 3), and perhaps its alignment with a reader."
     latents, ids = batch
     t = draw_times(len(latents), schedule.steps, generator, time_power)  # [n]
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     hidden, pooled = networks["text_encoder"](ids)
-    output = predict(networks["unet"], q_sample(latents, t, noise, schedule), t, hidden, pooled)
+    maps = [] if align else None
+    output = predict(networks["unet"], q_sample(latents, t, noise, schedule), t, hidden, pooled, maps)
     weights = min_snr_weights(t, schedule, prediction_type, min_snr_gamma) if min_snr_gamma else None
-    return diffusion_loss(output.float(), training_target(latents, noise, t, schedule, prediction_type), weights)
+    loss = diffusion_loss(output.float(), training_target(latents, noise, t, schedule, prediction_type), weights)
+    return loss + align * networks["alignment"](maps, see_clean(reader, latents)) if align else loss
 
 # %% ../nbs/25_recipe.ipynb #80efbf29
 def build_tokenizer(
@@ -482,7 +531,7 @@ def train_reader(
     device: str | None = None,
     resume: bool = False,
     say: Callable[[str], None] = print,
-    grain: float = 0.3,  # most noise on a latent: what it will read is no render
+    grain: float = 0.8,  # most noise on a latent: what it will read is no render, and often unfinished
 ) -> Reader:
     "Train a reader (notebook 16) that chooses among drawings."
     torch.manual_seed(recipe.seed + 3)
@@ -567,6 +616,8 @@ def train_diffusion(
     networks, schedule = build_networks(recipe, tokenizer, start), Schedule.from_config(recipe.schedule)
     reader = train_reader(tokenizer, latents, held_out, recipe, folder, device, resume, say) if recipe.reader else None
     train_words(networks["text_encoder"], tokenizer, vae, latents, held_out, prompts, recipe, folder, device, resume, say, reader)
+    if recipe.align:
+        networks["alignment"] = Alignment(recipe.unet, reader.config)
     on_gpu = training_device(device).type == "cuda"
     if on_gpu:
         networks["unet"].to(memory_format=torch.channels_last)  # the order of memory that tensor cores like
@@ -580,12 +631,12 @@ def train_diffusion(
     model = TextToImage(networks["unet"], vae, networks["text_encoder"], tokenizer, recipe.schedule, reader=reader)
     fixed = held_out[0], tokenizer(held_out[1])
 
-    def loss(networks, batch, generator):
+    def loss(networks, batch, generator, align=0.0):
         batch = [values.to(device, non_blocking=True) for values in batch]
-        return text_to_image_loss(networks, batch, generator, schedule, recipe.schedule.prediction_type, recipe.min_snr_gamma, recipe.time_power)
+        return text_to_image_loss(networks, batch, generator, schedule, recipe.schedule.prediction_type, recipe.min_snr_gamma, recipe.time_power, align, reader)
 
     fast = {**networks, "unet": torch.compile(networks["unet"])} if recipe.compile else networks  # the same weights either way
-    train_loss = lambda _, batch, generator: loss(fast, batch, generator)
+    train_loss = lambda _, batch, generator: loss(fast, batch, generator, recipe.align)
     validate = lambda networks: loss(networks, fixed, step_generator(0, -1, device))
     sample = (lambda networks, step: keep_samples(model, prompts, folder, step)) if prompts else None
     train(run, train_loss, batches, validate, sample, name="text to image")

@@ -232,6 +232,7 @@ class UNet(nn.Module):
         timestep: Tensor | float,  # time steps [n], or one for all
         encoder_hidden_states: Tensor | dict | None = None,  # text tokens [n, m, d], or what `prepare_text` gave
         class_labels: Tensor | None = None,  # pooled text [n, d]
+        maps: list | None = None,  # gets what each level on the way down makes of the sample [n, channels, h / 2 ** level, w / 2 ** level]
     ) -> Tensor:  # [n, out_channels, h, w]
         check_inputs(self, sample, encoder_hidden_states, class_labels)
         time = listen(self, sample, timestep, class_labels)  # [n, time_channels]
@@ -240,6 +241,7 @@ class UNet(nn.Module):
         for block in self.down_blocks:
             x, kept = block(x, time, encoder_hidden_states)
             skips += kept
+            if maps is not None: maps.append(kept[len(block.resnets) - 1])
         x = x if self.mid_block is None else self.mid_block(x, time, encoder_hidden_states)
         for block in self.up_blocks:
             left = skips[:-len(block.resnets)]  # what the block leaves; an odd size can't be doubled: aim at the next skip
