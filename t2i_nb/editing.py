@@ -94,8 +94,8 @@ def edit_latents(
     "Yield each step from a picture to a changed one. Nothing is checked but the strength; iterate under `torch.inference_mode()`."
     until = guidance_end(guidance, guidance_until)
     denoise = text_denoiser(model, encode_prompts(model, prompts, negative, guidance), guidance, until)
-    denoise = read_along(model, denoise, prompts, reader_guidance)
-    denoise = denoise if mask is None else hold(denoise, latents, mask)
+    held = lambda denoise: denoise if mask is None else hold(denoise, latents, mask)
+    denoise = held(read_along(model, held(denoise), prompts, reader_guidance))  # the reader reads the new with the old around it, and changes the new only
     visited, generators = remaining(visited_steps(model, steps, sampler), strength), [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda x: randn((len(prompts), *x.shape[1:]), generators, model.device)
     level = level_at(model.schedule, visited[0])
@@ -243,13 +243,14 @@ def interpolate(
     batch_size: int = 16,  # drawn at once
     **settings,  # steps, sampler (not ddpm), guidance and guidance_until; the model's own where they are not given
 ) -> list[Image.Image]:  # as many as frames
-    "A path between two pictures. A reader corrects nothing here, as there is no sentence halfway. Raises ValueError, in one sentence, for what can't be drawn."
+    "A path between two pictures. Raises ValueError, in one sentence, for what can't be drawn."
     for ends in (prompts, seeds):
         if not isinstance(ends, (tuple, list)) or len(ends) != 2: raise ValueError("A path has two ends: give two prompts and two seeds.")
     check_whole("frames", frames, 2, 1000)
     check_whole("batch_size", batch_size, 1, 10_000)
     if "eta" in settings: raise ValueError("A path has no eta: fresh noise would make its pictures jump.")
-    chosen = [choose_settings(model, settings, seed=seed) for seed in seeds][0]
+    if "reader_guidance" in settings: raise ValueError("A path has no reader_guidance: there is no sentence halfway that a reader could read.")
+    chosen = [choose_settings(model, {**settings, "reader_guidance": 0}, seed=seed) for seed in seeds][0]
     if chosen["sampler"] == "ddpm": raise ValueError("The sampler ddpm adds fresh noise, so its pictures would jump: take ddim, euler or dpm.")
     check_prompts(model, prompts, negative)
     steps, sampler, guidance = (chosen[name] for name in ("steps", "sampler", "guidance"))
@@ -326,7 +327,7 @@ def reword(
     tries: int = 3,  # at each step up, see `ddim_invert`
 ) -> Image.Image:  # of the model's size
     "Change what a picture shows, and keep the rest: find its noise with its own sentence, then draw with another. Raises ValueError or FileNotFoundError, in one sentence."
-    settings = choose_settings(model, {"steps": steps, "guidance": guidance})
+    settings = choose_settings(model, {"steps": steps, "guidance": guidance, "reader_guidance": 0})
     check_prompts(model, [told, wish])
     visited, guidance = visited_steps(model, settings["steps"], "ddim"), settings["guidance"]
     with torch.inference_mode():

@@ -305,7 +305,7 @@ def read_along(
     prompts: Sequence[str],  # of each sample
     strength: float,  # r: 0 leaves everything as it is
 ) -> Callable[[Tensor, float], Tensor]:  # the same, corrected
-    "Let a model's reader correct each predicted x_0. (After Dhariwal & Nichol 2021, section 4.1; the gradient stops at x_0, as in Bansal et al. 2023, eq. 6)"
+    "Let a model's reader correct each predicted x_0. (After Dhariwal & Nichol 2021, section 4; the gradient stops at x_0, as in the backward guidance of Bansal et al. 2023)"
     if not strength: return denoise
     ids = model.tokenizer(list(prompts)).to(model.device)  # [n, m]
 
@@ -384,9 +384,9 @@ def check_reader(
 ) -> None:
     "Raise ValueError, in one sentence, where a model has no reader, or one of other sizes."
     if model.reader is None:
-        raise ValueError(f"This model has no reader: train one (reader = true in the recipe), or leave {setting} at {neutral}.")
+        raise ValueError(f"This model has no reader: train one (reader = true in the recipe), or set {setting} to {neutral}.")
     if size not in (None, model.size):
-        raise ValueError(f"This model's reader reads pictures of {model.size} pixels, not of {size}: leave {setting} at {neutral}, or size out.")
+        raise ValueError(f"This model's reader reads pictures of {model.size} pixels, not of {size}: set {setting} to {neutral}, or leave size out.")
 
 
 def keep_best(

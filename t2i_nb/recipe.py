@@ -110,7 +110,7 @@ class Recipe:
     twice: tuple = ()  # pictures whose captions have one of these words come twice an epoch
     min_snr_gamma: float | None = None  # None: uniform weights
     time_power: float = 2.0  # time steps are drawn with a density that grows like t ** (time_power - 1); 1: uniform
-    compile: bool = False  # whether the UNet is compiled for training: a fifth faster on a CPU, but needs a C++ compiler and two minutes at the start
+    compile: bool = False  # whether the UNet is compiled for training: a fifth faster on one CPU, a sixth slower on another; needs a C++ compiler and two minutes at the start
     seed: int = 0
     start: str | None = None  # a model to go on from, shipped or a folder: its networks, and their settings; None: fresh ones
     deepen: int | tuple | None = None  # residual blocks of each level that the UNet of that model gets; None: those that it has

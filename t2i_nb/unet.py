@@ -232,7 +232,7 @@ class UNet(nn.Module):
         timestep: Tensor | float,  # time steps [n], or one for all
         encoder_hidden_states: Tensor | dict | None = None,  # text tokens [n, m, d], or what `prepare_text` gave
         class_labels: Tensor | None = None,  # pooled text [n, d]
-        maps: list | None = None,  # gets what each level on the way down makes of the sample [n, channels, h / 2 ** level, w / 2 ** level]
+        maps: list | None = None,  # gets what each level on the way down makes of the sample: [n, channels, h, w], halved from level to level
     ) -> Tensor:  # [n, out_channels, h, w]
         check_inputs(self, sample, encoder_hidden_states, class_labels)
         time = listen(self, sample, timestep, class_labels)  # [n, time_channels]
