@@ -94,8 +94,8 @@ def edit_latents(
     "Yield each step from a picture to a changed one. Nothing is checked but the strength; iterate under `torch.inference_mode()`."
     until = guidance_end(guidance, guidance_until)
     denoise = text_denoiser(model, encode_prompts(model, prompts, negative, guidance), guidance, until)
-    held = lambda denoise: denoise if mask is None else hold(denoise, latents, mask)
-    denoise = held(read_along(model, held(denoise), prompts, reader_guidance))  # the reader reads the new with the old around it, and changes the new only
+    denoise = denoise if mask is None else hold(denoise, latents, mask)
+    denoise = read_along(model, denoise, prompts, reader_guidance, 1.0 if mask is None else mask)  # reads the new with the old around it, and changes the new only
     visited, generators = remaining(visited_steps(model, steps, sampler), strength), [torch.Generator().manual_seed(seed) for seed in seeds]
     draw = lambda x: randn((len(prompts), *x.shape[1:]), generators, model.device)
     level = level_at(model.schedule, visited[0])

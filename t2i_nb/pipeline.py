@@ -304,6 +304,7 @@ def read_along(
     denoise: Callable[[Tensor, float], Tensor],  # predicts x_0
     prompts: Sequence[str],  # of each sample
     strength: float,  # r: 0 leaves everything as it is
+    mask: Tensor | float = 1.0,  # 1 where it may correct, 0 where it may not [1, 1, h, w]
 ) -> Callable[[Tensor, float], Tensor]:  # the same, corrected
     "Let a model's reader correct each predicted x_0. (After Dhariwal & Nichol 2021, section 4; the gradient stops at x_0, as in the backward guidance of Bansal et al. 2023)"
     if not strength: return denoise
@@ -311,7 +312,7 @@ def read_along(
 
     def corrected(x: Tensor, t: float) -> Tensor:
         x0 = denoise(x, t)
-        return x0 + strength * level_at(model.schedule, t).noise ** 2 * reading_gradient(model.reader, x0, ids)
+        return x0 + mask * strength * level_at(model.schedule, t).noise ** 2 * reading_gradient(model.reader, x0, ids)
 
     return corrected
 

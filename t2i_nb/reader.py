@@ -15,7 +15,7 @@ from .layers import Attention, Downsample, ResnetBlock
 from .text import EncoderLayer, TextConfig
 
 # %% auto #0
-__all__ = ['ReaderConfig', 'LookingLayer', 'Reader', 'log_likelihood', 'reading_loss', 'best_of', 'reading_gradient']
+__all__ = ['ReaderConfig', 'LookingLayer', 'halved', 'Reader', 'log_likelihood', 'reading_loss', 'best_of', 'reading_gradient']
 
 # %% ../nbs/16_reader.ipynb #b3d5ff02
 @dataclass
@@ -68,20 +68,25 @@ class LookingLayer(nn.Module):
         return self.layer(words + self.look(self.norm(words), {self.look: pair}))
 
 # %% ../nbs/16_reader.ipynb #d7a251a2
+def halved(
+    side: int,  # of a picture or latent, in cells
+) -> list[int]:  # it, and what it becomes when it is halved until it is at most 8
+    "The sides of a reader's maps: what it sees has the last of them."
+    return [side] if side <= 8 else [side, *halved((side + 1) // 2)]
+
+
 class Reader(nn.Module):
     "Gives the words of a sentence about a picture their probabilities: an image captioner. (Vinyals et al. 2015; Tschannen et al. 2023)"
 
     def __init__(self, config: ReaderConfig):
         super().__init__()
-        d, side, self.config = config.hidden_size, config.side, config
+        d, sides, self.config = config.hidden_size, halved(config.side), config
         words = TextConfig(hidden_size=d, intermediate_size=4 * d, num_attention_heads=config.heads, hidden_act="gelu")
-        width = d // 2 if side > 8 else d
+        width = d // 2 if len(sides) > 1 else d
         trunk = [nn.Conv2d(config.channels, width, 3, padding=1)]
-        while side > 8:
-            trunk += [ResnetBlock(width, width, groups=8), Downsample(width)]
-            side = (side + 1) // 2
+        for _ in sides[1:]: trunk += [ResnetBlock(width, width, groups=8), Downsample(width)]
         self.trunk = nn.Sequential(*trunk, ResnetBlock(width, d, groups=8), ResnetBlock(d, d, groups=8))
-        self.places, self.seen_norm = nn.Parameter(torch.randn(side**2, d) * 0.02), nn.LayerNorm(d)
+        self.places, self.seen_norm = nn.Parameter(torch.randn(sides[-1]**2, d) * 0.02), nn.LayerNorm(d)
         self.word_embedding, self.position_embedding = nn.Embedding(config.vocab_size, d), nn.Embedding(config.text_length, d)
         self.layers = nn.ModuleList(LookingLayer(words) for _ in range(config.layers))
         self.norm, self.head = nn.LayerNorm(d), nn.Linear(d, config.vocab_size, bias=False)

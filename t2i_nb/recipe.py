@@ -23,7 +23,7 @@ from .diffusion import diffusion_loss, min_snr_weights, q_sample, training_targe
 from .latents import LatentBatches, LatentDataset, data_to_latents, decode, encode, read_batch
 from .painter import Painter
 from .pipeline import WEIGHTS, TextToImage, check_whole, find_model, load_weights, predict, write_part
-from .reader import Reader, ReaderConfig, reading_loss
+from .reader import Reader, ReaderConfig, halved, reading_loss
 from .scenes import BARE, FULL, image_grid, to_pil
 from .schedules import Schedule, ScheduleConfig
 from .text import END, START, TextConfig, TextEncoder, Tokenizer, read_json, split_words, write_json
@@ -180,7 +180,7 @@ def alignment_level(
     side: int,  # of the latents
 ) -> int:  # counted from 0
     "The level of a UNet whose map is as large as what a reader sees: at most 8 x 8."
-    return 0 if side <= 8 else 1 + alignment_level((side + 1) // 2)
+    return len(halved(side)) - 1
 
 
 def check_recipe(
@@ -579,7 +579,7 @@ def train_words(
 
     def target(pictures):  # [n, c, h, w] -> the same, or [n, c + d, h, w]
         if reader is None: return pictures
-        with torch.no_grad(): seen = reader.see(pictures).float().transpose(1, 2)  # [n, d, places]
+        seen = see_clean(reader, pictures).transpose(1, 2)  # [n, d, places]
         side = math.isqrt(seen.shape[2])
         return torch.cat([pictures, F.interpolate(seen.unflatten(2, (side, side)), pictures.shape[2:])], 1)
 
